@@ -1,0 +1,44 @@
+# The two commands of the README do all the set-up: `make demo` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEBIAN := orthanc orthanc-python dcmtk chromium
+
+.PHONY: demo test check bench clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo   install into .venv and run a three-hospital federation; leaves demo/report.html"
+	@echo "make test   install the test tools and run every check and test"
+	@echo "make check  ruff and mypy only"
+	@echo "make bench  run the benchmarks one after another"
+
+$(BIN)/fedpacs: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+$(BIN)/pytest: $(BIN)/fedpacs
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	@touch $@
+
+demo: $(BIN)/fedpacs
+	$(BIN)/fedpacs demo --out demo
+
+check: $(BIN)/pytest
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+debian:
+	@sh scripts/debian-packages.sh $(DEBIAN)
+
+test: $(BIN)/pytest debian check
+	$(BIN)/python -m pytest
+
+bench: $(BIN)/pytest
+	@for b in benchmarks/*.py; do echo "== $$b"; $(BIN)/python $$b --json || exit 1; done
+
+clean:
+	rm -rf $(VENV) demo build *.egg-info
