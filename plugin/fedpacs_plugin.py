@@ -1,0 +1,453 @@
+# fedpacs plugin for Orthanc. Copyright (C) 2026 the fedpacs authors. SPDX-License-Identifier: GPL-3.0-or-later
+"""Front door and show window of a fedpacs node inside Orthanc: routes under /fedpacs/, a page, a button, and hints.
+
+Two lines in orthanc.json load it, one section sets it:
+
+    "Plugins": ["/usr/share/orthanc/plugins/libOrthancPython.so"],
+    "PythonScript": "/etc/orthanc/fedpacs/fedpacs_plugin.py",
+    "Fedpacs": {"Url": "http://127.0.0.1:8043", "TokenFile": "/etc/orthanc/fedpacs/api.token"}
+
+It moves no image. The node reads Orthanc's own /changes log and pulls what it wants; an event here only tells the node
+to look now. So nothing is lost when Orthanc, the node or this plugin stops, and C-STORE is not slowed: the one callback
+on Orthanc's side sets a flag. Nothing that goes wrong here stops Orthanc: wrong settings are one line in the log and on
+the page. Standard library and `orthanc` only. Written to the 4.0 interface of orthanc-python; newer ones keep it.
+
+A site that has a Python script already puts `import fedpacs_plugin` on that script's first line: later calls of
+orthanc.RegisterOnChangeCallback and orthanc.ExtendOrthancExplorer, of which Orthanc keeps one each, are fanned out.
+"""
+
+import base64
+import http.client
+import json
+import queue
+import re
+import signal
+import socket
+import ssl
+import threading
+import time
+import urllib.parse
+
+import orthanc
+
+VERSION = "0.1.0"
+DEFAULTS = {"Enabled": True, "Url": "http://127.0.0.1:8043", "TokenFile": "", "CaFile": "", "TimeoutSeconds": 10}
+BODY_LIMIT = 64 * 1024  # the largest request this plugin passes on
+HINT_LIMIT = 500  # more changed studies than this, and the node is told "look at everything"
+WORKERS = 4
+
+# What may be asked of the node through Orthanc: (method, path under /fedpacs/, path at the node). A path that is not
+# here does not exist, so that an Orthanc user reaches no more of the node than this page needs.
+ROUTES = [
+    ("GET", r"page", "/"),
+    ("GET", r"static/([a-z]+\.(?:css|js|svg))", "/static/{0}"),
+    ("GET", r"status", "/status"),
+    ("GET", r"projects", "/projects"),
+    ("GET", r"studies/([0-9a-f-]{44})", "/orthanc/studies/{0}"),
+    ("POST", r"studies/([0-9a-f-]{44})/(exclude|include)", "/orthanc/studies/{0}/{1}"),
+    ("POST", r"projects/([0-9a-f]{64})/(approve|reject)", "/projects/{0}/{1}"),
+    ("POST", r"(pause|resume)", "/{0}"),
+]
+
+# On each answer: nothing in caches or foreign frames, scripts and styles from our own files only.
+HEADERS = {
+    "Cache-Control": "no-store",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "SAMEORIGIN",
+    "Referrer-Policy": "no-referrer",
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+    "connect-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'self'",
+}
+
+# Orthanc Explorer 1 is jQuery Mobile. The state line and the button go under a study's own actions; the look-up page
+# gets a button for the whole. Text is set with .text(), never as HTML.
+EXPLORER = """
+(function() {
+  function page(study) { window.open('../fedpacs/page' + (study ? '?study=' + encodeURIComponent(study) : '')); }
+  function button(label, before, click) {
+    var b = $('<a>').attr('data-role', 'button').attr('data-icon', 'info').attr('data-theme', 'e')
+      .attr('href', '#').addClass('fedpacs-button').text(label);
+    b.insertBefore(before);
+    b.click(function(e) { e.preventDefault(); click(); });
+  }
+  $('#study').live('pagebeforecreate', function() {
+    $('<p>').attr('id', 'fedpacs-state').insertBefore($('#study-delete').parent().parent());
+    button('Federation', $('#study-delete').parent().parent(), function() { page($.mobile.pageData.uuid); });
+  });
+  $('#study').live('pagebeforeshow', function() {
+    var line = $('#fedpacs-state').text('');
+    if (!$.mobile.pageData || !$.mobile.pageData.uuid) { return; }
+    $.ajax({url: '../fedpacs/studies/' + $.mobile.pageData.uuid, dataType: 'json', cache: false,
+      success: function(s) { line.text('Federation: ' + s.state + (s.reason ? ' (' + s.reason + ')' : '')); },
+      error: function() { line.text('Federation: the node does not answer'); }});
+  });
+  $('#lookup').live('pagebeforecreate', function() {
+    button('Federation', $('#lookup-result'), function() { page(); });
+  });
+})();
+"""
+
+
+def log(message):
+    """One line in Orthanc's log; never a name, an id or a date of a patient."""
+    try:
+        orthanc.LogWarning("fedpacs: " + " ".join(str(message).split()))
+    except Exception:  # noqa: BLE001 - the log itself must not be the reason that Orthanc stops
+        pass
+
+
+# -- settings ----------------------------------------------------------------------------------------------------------
+
+
+def read_settings(configuration):
+    """The Fedpacs section of Orthanc's configuration (a dict) -> (settings, problems); wrong values give a problem."""
+    section = configuration.get("Fedpacs", {})
+    settings, problems = dict(DEFAULTS), []
+    if not isinstance(section, dict):
+        return settings, ["the section Fedpacs of Orthanc's configuration must be an object: write { ... }"]
+    for key, value in section.items():
+        if key not in DEFAULTS:
+            problems.append(f"Fedpacs.{key} is not a setting: use {', '.join(DEFAULTS)}")
+        elif isinstance(value, bool) != isinstance(DEFAULTS[key], bool) or not isinstance(
+            value, (int, float) if key == "TimeoutSeconds" else type(DEFAULTS[key])
+        ):
+            problems.append(f"Fedpacs.{key} must look like {json.dumps(DEFAULTS[key])}")
+        else:
+            settings[key] = value
+    url = urllib.parse.urlsplit(settings["Url"])
+    if url.scheme not in ("http", "https", "unix") or (url.scheme != "unix" and not url.hostname):
+        problems.append("Fedpacs.Url must start with http://, https:// or unix:///: the default is " + DEFAULTS["Url"])
+    elif url.scheme == "http" and url.hostname not in ("127.0.0.1", "localhost", "::1"):
+        problems.append("Fedpacs.Url leaves this machine unprotected: use https://, or a node on 127.0.0.1")
+    if not settings["TokenFile"]:
+        problems.append("Fedpacs.TokenFile is not set: give a copy of the node's keys/api.token that Orthanc can read")
+    if not 1 <= settings["TimeoutSeconds"] <= 60:
+        problems.append("Fedpacs.TimeoutSeconds must be between 1 and 60")
+        settings["TimeoutSeconds"] = DEFAULTS["TimeoutSeconds"]
+    return settings, problems
+
+
+# -- talking to the node -----------------------------------------------------------------------------------------------
+
+
+class NodeUnreachable(Exception):
+    """The node did not answer, or may not be asked; the message is for the page."""
+
+
+class UnixConnection(http.client.HTTPConnection):
+    """HTTP over a unix socket (Url "unix:///run/fedpacs/api.sock")."""
+
+    def __init__(self, path, timeout):
+        super().__init__("localhost", timeout=timeout)
+        self.path = path
+
+    def connect(self):
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self.path)
+
+
+class Node:
+    """The fedpacs node: one short-lived connection a request, the token read from its file each time."""
+
+    def __init__(self, settings, problems):
+        self.settings, self.problems = settings, problems
+
+    def ask(self, method, path, body=None, headers=None):
+        """-> (status, content type, bytes). Raises NodeUnreachable with one sentence."""
+        if self.problems:
+            raise NodeUnreachable(self.problems[0])
+        try:
+            with open(self.settings["TokenFile"], encoding="ascii") as file:
+                token = file.read().strip()
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or "not a token"
+            raise NodeUnreachable(
+                f"Fedpacs.TokenFile {self.settings['TokenFile']}: {reason}; "
+                "copy the node's keys/api.token there, readable by Orthanc's user"
+            ) from None
+        sent = {"Authorization": "Bearer " + token, "Content-Length": str(len(body or b"")), **(headers or {})}
+        try:
+            connection = self.connect()
+            try:
+                connection.request(method, path, body=body, headers=sent)
+                answer = connection.getresponse()
+                if answer.status == 401:  # not to be taken for Orthanc's own 401, which asks for a password
+                    raise NodeUnreachable("the fedpacs node does not accept the token in Fedpacs.TokenFile")
+                return answer.status, answer.getheader("Content-Type", "application/json"), answer.read()
+            finally:
+                connection.close()
+        except (OSError, http.client.HTTPException) as error:
+            reason = getattr(error, "strerror", None) or type(error).__name__
+            raise NodeUnreachable(
+                f"the fedpacs node does not answer at {self.settings['Url']} ({reason}); is `fedpacs node run` up?"
+            ) from None
+
+    def connect(self):
+        url, timeout = urllib.parse.urlsplit(self.settings["Url"]), self.settings["TimeoutSeconds"]
+        if url.scheme == "unix":
+            return UnixConnection(url.path, timeout)
+        if url.scheme == "https":
+            context = ssl.create_default_context(cafile=self.settings["CaFile"] or None)
+            return http.client.HTTPSConnection(url.hostname, url.port, timeout=timeout, context=context)
+        return http.client.HTTPConnection(url.hostname, url.port, timeout=timeout)
+
+
+# -- own threads -------------------------------------------------------------------------------------------------------
+
+
+class Pool:
+    """A few threads with 8 MB stacks: Orthanc's HTTP threads have 100 KiB, too little for json or ssl."""
+
+    def __init__(self, size):
+        self.jobs = queue.Queue(maxsize=64)
+        before = threading.stack_size(8 << 20)
+        try:
+            for _ in range(size):
+                threading.Thread(target=self.work, daemon=True).start()
+        finally:
+            threading.stack_size(before)
+
+    def work(self):
+        while True:
+            job, box, done = self.jobs.get()
+            try:
+                box.append(job())
+            except Exception as error:  # noqa: BLE001 - handed to the waiting request, which answers 500
+                box.append(error)
+            done.set()
+
+    def run(self, job, seconds):
+        """The job's result, or NodeUnreachable when all threads are busy for longer than `seconds`."""
+        box, done = [], threading.Event()
+        try:
+            self.jobs.put_nowait((job, box, done))
+        except queue.Full:
+            raise NodeUnreachable("too many requests wait for the fedpacs node") from None
+        if not done.wait(seconds):
+            raise NodeUnreachable(f"the fedpacs node took longer than {seconds} s")
+        if isinstance(box[0], Exception):
+            raise box[0]
+        return box[0]
+
+
+class Hints:
+    """Tells the node that something changed in Orthanc; a hint that fails is dropped, for the node finds it anyway."""
+
+    def __init__(self, node, pause=0.5):
+        self.node, self.pause = node, pause
+        self.wake, self.stop, self.lock = threading.Event(), threading.Event(), threading.Lock()
+        self.studies, self.everything, self.reached = set(), True, None
+        self.thread = threading.Thread(target=self.work, daemon=True)
+
+    def add(self, study):
+        """Called on Orthanc's thread: sets a flag, does nothing else."""
+        with self.lock:
+            if len(self.studies) < HINT_LIMIT:
+                self.studies.add(study)
+            else:
+                self.everything = True
+        self.wake.set()
+
+    def work(self):
+        while not self.stop.is_set():
+            self.wake.wait()
+            self.wake.clear()
+            if self.stop.wait(self.pause):  # studies come in bursts: one hint for all
+                return
+            with self.lock:
+                offer = {"studies": sorted(self.studies), "everything": self.everything}
+                self.studies, self.everything = set(), False
+            self.send(json.dumps(offer).encode())
+
+    def send(self, body):
+        try:
+            status, _, _ = self.node.ask("POST", "/orthanc/offer", body, {"Content-Type": "application/json"})
+            told = None if status == 200 else f"the fedpacs node refused a hint with HTTP status {status}"
+        except NodeUnreachable as error:
+            told = str(error)
+        if told != self.reached and (told or self.reached):  # say it when it changes, not at each event
+            log(told or "the fedpacs node answers again")
+        self.reached = told
+
+
+# -- Orthanc's side ----------------------------------------------------------------------------------------------------
+
+
+def user_of(headers):
+    """The Orthanc user of a request, from its Basic header; Orthanc has checked the password before we are called."""
+    scheme, _, value = headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "basic":
+        return "anonymous"
+    try:
+        name = base64.b64decode(value).decode().partition(":")[0]
+    except ValueError:
+        return "anonymous"
+    return re.sub(r"[^\w.@-]", "_", name)[:64] or "anonymous"
+
+
+def foreign(headers):
+    """Why a state-changing request is refused, or None: only our own page, in this Orthanc, may make one (CSRF)."""
+    if headers.get("x-fedpacs") != "1":
+        return "a change needs the header X-Fedpacs: 1"
+    if headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+        return "a change from another site is refused"
+    origin = headers.get("origin")
+    if origin and urllib.parse.urlsplit(origin).netloc != headers.get("host"):
+        return "a change from another origin is refused"
+    return None
+
+
+class Plugin:
+    """What is registered with Orthanc: one change callback, the routes, the Explorer extension."""
+
+    def __init__(self, settings, problems):
+        self.settings, self.problems = settings, problems
+        self.node = Node(settings, problems)
+        self.pool, self.hints = Pool(WORKERS), Hints(self.node)
+        self.started, self.tables = time.time(), [(m, re.compile(p), target) for m, p, target in ROUTES]
+
+    def on_change(self, change, level, resource):
+        if change == orthanc.ChangeType.ORTHANC_STARTED:
+            self.hints.thread.start()
+            self.hints.wake.set()
+        elif change == orthanc.ChangeType.ORTHANC_STOPPED:
+            self.hints.stop.set()
+            self.hints.wake.set()
+        elif level == orthanc.ResourceType.STUDY and change in (
+            orthanc.ChangeType.STABLE_STUDY,
+            orthanc.ChangeType.DELETED,
+        ):
+            self.hints.add(resource)
+
+    def on_request(self, output, uri, **request):
+        """Every request under /fedpacs/; answers JSON errors, never raises into Orthanc."""
+        try:
+            status, kind, body = self.answer(uri, request)
+        except NodeUnreachable as error:
+            status, kind, body = self.unreachable(uri, str(error))
+        except Exception as error:  # noqa: BLE001 - a bug here is an answer 500, not the end of an Orthanc thread
+            log(f"a request failed with {type(error).__name__}")
+            status, kind, body = 500, "application/json", b'{"error": "internal error of the fedpacs plugin"}'
+        send(output, status, kind, body)
+
+    def answer(self, uri, request):
+        path = uri[len("/fedpacs/") :] if uri.startswith("/fedpacs/") else "page"
+        method, headers = request["method"], request.get("headers") or {}
+        if path == "health" and method == "GET":
+            return self.health()
+        for wanted, pattern, target in self.tables:
+            match = pattern.fullmatch(path)
+            if match and wanted == method:
+                return self.forward(method, target.format(*match.groups()), request, headers)
+        allowed = sorted({wanted for wanted, pattern, _ in self.tables if pattern.fullmatch(path)})
+        return (405, ",".join(allowed), b"") if allowed else error(404, "there is no such fedpacs route")
+
+    def forward(self, method, target, request, headers):
+        body = None
+        sent = {"X-Fedpacs-User": user_of(headers), "X-Fedpacs-Via": "orthanc"}
+        if method == "POST":
+            refusal = foreign(headers)
+            if refusal:
+                return error(403, refusal)
+            body = request.get("body") or b""
+            body = body.encode() if isinstance(body, str) else body
+            if len(body) > BODY_LIMIT:
+                return error(413, f"the request is larger than {BODY_LIMIT} bytes")
+            sent["Content-Type"] = "application/json"
+        elif request.get("get"):
+            target += "?" + urllib.parse.urlencode(request["get"])
+        return self.ask(method, target, body, sent)
+
+    def ask(self, method, target, body=None, headers=None):
+        return self.pool.run(lambda: self.node.ask(method, target, body, headers), self.settings["TimeoutSeconds"] + 2)
+
+    def health(self):
+        report = {"plugin": VERSION, "uptime_s": round(time.time() - self.started), "problems": self.problems}
+        try:
+            status, _, body = self.ask("GET", "/health")
+            report["node"] = json.loads(body) if status == 200 else {"error": f"HTTP status {status}"}
+        except NodeUnreachable as unreachable:
+            status, report["node"] = 503, {"error": str(unreachable)}
+        return 200 if status == 200 else 503, "application/json", json.dumps(report).encode()
+
+    def unreachable(self, uri, reason):
+        if uri not in ("/fedpacs", "/fedpacs/page"):
+            return error(503, reason)
+        text = reason.replace("&", "&amp;").replace("<", "&lt;")
+        page = (
+            "<!doctype html><html lang=en><meta charset=utf-8><title>Federation</title><h1>Federation</h1>"
+            f"<p id=unreachable>{text}</p><p>Orthanc goes on as usual. Nothing is lost: "
+            "the node fetches what it missed when it is back.</p></html>"
+        )
+        return 503, "text/html; charset=utf-8", page.encode()
+
+
+def error(status, sentence):
+    return status, "application/json", json.dumps({"error": sentence}).encode()
+
+
+def send(output, status, kind, body):
+    """Hand the answer to Orthanc, whichever version of SendHttpStatus it has."""
+    for name, value in HEADERS.items():
+        output.SetHttpHeader(name, value)
+    if status == 200:
+        output.AnswerBuffer(body, kind)
+        return
+    if status == 405:  # Orthanc takes this status through a call of its own only
+        output.SendMethodNotAllowed(kind)
+        return
+    output.SetHttpHeader("Content-Type", kind)
+    try:
+        output.SendHttpStatus(status, body.decode(), len(body))  # orthanc-python 4.x
+    except TypeError:
+        output.SendHttpStatus(status, body)  # later ones
+
+
+def fan_out(name, combine):
+    """Let a site's own script call orthanc.<name> after us: Orthanc keeps one value, `combine` makes it of all."""
+    original, given = getattr(orthanc, name), []
+
+    def register(value):
+        given.append(value)
+        if len(given) == 1 or name == "ExtendOrthancExplorer":  # a second OnChange registration raises; one is enough
+            original(combine(given))
+
+    setattr(orthanc, name, register)
+
+
+def call_all(given):
+    def on_change(change, level, resource):
+        for callback in list(given):
+            try:
+                callback(change, level, resource)
+            except Exception as problem:  # noqa: BLE001 - one script's mistake must not silence the others
+                log(f"a change callback failed with {type(problem).__name__}")
+
+    return on_change
+
+
+def main():
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # a node that hangs up must not end Orthanc
+    settings, problems = read_settings(json.loads(orthanc.GetConfiguration()))
+    if not settings["Enabled"]:
+        log("switched off by Fedpacs.Enabled")
+        return None
+    if problems:
+        log(f"{'; '.join(problems)}; Orthanc goes on without the federation")
+    plugin = Plugin(settings, problems)
+    fan_out("RegisterOnChangeCallback", call_all)
+    fan_out("ExtendOrthancExplorer", "\n".join)
+    orthanc.RegisterOnChangeCallback(plugin.on_change)
+    orthanc.RegisterRestCallback("/fedpacs", plugin.on_request)
+    orthanc.RegisterRestCallback("/fedpacs/(.*)", plugin.on_request)
+    orthanc.ExtendOrthancExplorer(EXPLORER)
+    log(f"plugin {VERSION} is loaded, the node is expected at {settings['Url']}")
+    return plugin
+
+
+try:
+    PLUGIN = main()
+except Exception as problem:  # noqa: BLE001 - a script that raises at import stops Orthanc, and the PACS comes first
+    PLUGIN = None
+    log(f"not loaded ({type(problem).__name__}: {problem}); Orthanc goes on without it")
