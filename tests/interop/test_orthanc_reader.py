@@ -1,0 +1,251 @@
+"""The Orthanc reader against a real Orthanc: every stable study once, whatever is killed, restored or cleared."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dicom_node.errors import ConfigError, UnreachableError
+from dicom_node.orthanc_reader.client import OrthancClient, OrthancInstance
+from dicom_node.orthanc_reader.ledger import Ledger
+from dicom_node.orthanc_reader.reader import Reader
+from tests.interop.orthanc_process import MISSING, PASSWORD, USER, Orthanc
+from tests.interop.studies import ct_instance, planted
+
+pytestmark = [pytest.mark.interop, pytest.mark.skipif(bool(MISSING), reason=MISSING)]
+ROOT = Path(__file__).resolve().parents[2]
+QUIET = 1.0
+
+
+class Sink:
+    """Stands for the spool: counts what it is given."""
+
+    def __init__(self) -> None:
+        self.added: Counter[str] = Counter()
+
+    def add_file(self, data: bytes, *, source: str) -> object:
+        self.added[hashlib.sha256(data).hexdigest()] += 1
+        return None
+
+
+@pytest.fixture
+def orthanc(tmp_path: Path) -> Iterator[Orthanc]:
+    # no plugin: what is read must not depend on it
+    pacs = Orthanc(tmp_path / "orthanc", script=None).start()
+    yield pacs
+    pacs.kill()
+
+
+@pytest.fixture
+def reader(orthanc: Orthanc, tmp_path: Path) -> Iterator[Reader]:
+    client = OrthancClient(orthanc.url, USER, PASSWORD)
+    ledger = Ledger(tmp_path / "orthanc.db", orthanc.url)
+    yield Reader(client, ledger, Sink(), quiet_seconds=QUIET)
+    client.close()
+    ledger.close()
+
+
+def store(pacs: Orthanc, study: int, *numbers: int, size: int = 16) -> list[str]:
+    digests = []
+    with pacs.client() as client:
+        for number in numbers:
+            data = ct_instance(planted(study), number, size)
+            assert client.post("/instances", content=data).json()["Status"] in ("Success", "AlreadyStored")
+            digests.append(hashlib.sha256(data).hexdigest())
+    return digests
+
+
+def follow(reader: Reader, done: Callable[[], bool], seconds: float = 15) -> int:
+    deadline, handed = time.monotonic() + seconds, 0
+    while not done():
+        assert time.monotonic() < deadline, (reader.ledger.counts(), reader.ledger.last_error())
+        try:
+            handed += reader.step()
+        except UnreachableError:
+            pass
+        time.sleep(0.1)
+    return handed
+
+
+def sink(reader: Reader) -> Counter[str]:
+    assert isinstance(reader.spool, Sink)
+    return reader.spool.added
+
+
+def idle(reader: Reader) -> bool:
+    return reader.ledger.counts()["waiting"] == 0 and reader.ledger.counts()["handed_over"] > 0
+
+
+def test_each_instance_arrives_once_with_its_bytes_after_the_study_is_quiet(orthanc: Orthanc, reader: Reader) -> None:
+    sent = store(orthanc, 1, 1, 2, 3) + store(orthanc, 2, 1)
+    reader.step()
+    assert not sink(reader), "not while the study may still grow"
+    assert follow(reader, lambda: idle(reader)) == 2
+    assert sink(reader) == Counter(sent)
+    reader.scan_needed = True
+    reader.step()
+    assert sink(reader) == Counter(sent), "a full scan repeats nothing"
+
+
+def test_late_instances_reopen_the_study_and_only_they_are_pulled(orthanc: Orthanc, reader: Reader) -> None:
+    first = store(orthanc, 1, 1, 2)
+    follow(reader, lambda: idle(reader))
+    late = store(orthanc, 1, 3)
+    assert follow(reader, lambda: len(sink(reader)) == 3 and idle(reader)) == 1
+    assert sink(reader) == Counter(first + late)
+
+
+def test_a_late_instance_is_found_when_orthanc_restarts_before_it_calls_the_study_stable(
+    orthanc: Orthanc, reader: Reader
+) -> None:
+    first = store(orthanc, 1, 1)
+    follow(reader, lambda: idle(reader))
+    late = store(orthanc, 1, 2)
+    orthanc.kill()
+    orthanc.start()
+    follow(reader, lambda: len(sink(reader)) == 2 and idle(reader))
+    assert sink(reader) == Counter(first + late)
+
+
+def test_a_cleared_log_loses_nothing(orthanc: Orthanc, reader: Reader) -> None:
+    store(orthanc, 1, 1)
+    follow(reader, lambda: idle(reader))
+    store(orthanc, 2, 1)
+    with orthanc.client() as client:
+        assert client.delete("/changes").status_code == 200
+    follow(reader, lambda: len(sink(reader)) == 2 and idle(reader))
+    assert max(sink(reader).values()) == 1
+
+
+def test_another_database_behind_the_same_url_is_noticed(orthanc: Orthanc, reader: Reader) -> None:
+    store(orthanc, 1, 1, 2, 3, 4)
+    follow(reader, lambda: idle(reader))
+    orthanc.kill()
+    (orthanc.folder / "db").rename(orthanc.folder / "old")
+    orthanc.start()
+    other = store(orthanc, 5, 1)
+    follow(reader, lambda: other[0] in sink(reader) and idle(reader))
+    assert reader.ledger.counts()["gone"] == 1
+
+
+def test_a_deleted_study_is_noticed_and_holds_up_nothing(orthanc: Orthanc, reader: Reader) -> None:
+    store(orthanc, 1, 1)
+    reader.step()
+    with orthanc.client() as client:
+        client.delete(f"/studies/{client.get('/studies').json()[0]}")
+    other = store(orthanc, 2, 1)
+    follow(reader, lambda: other[0] in sink(reader))
+    assert sink(reader) == Counter(other)
+
+
+def test_a_file_that_is_not_what_orthanc_promised_is_not_taken_and_others_go_on(
+    orthanc: Orthanc, reader: Reader
+) -> None:
+    store(orthanc, 1, 1)
+    good = store(orthanc, 2, 1)
+    with orthanc.client() as client:
+        study = next(
+            s for s in client.get("/studies?expand").json() if s["MainDicomTags"]["StudyInstanceUID"][-2:] == ".1"
+        )
+        instance = client.get(f"/studies/{study['ID']}/instances").json()[0]
+    stored = next((orthanc.folder / "db").rglob(instance["FileUuid"]))
+    data = bytearray(stored.read_bytes())
+    data[-1] ^= 1  # one bit rots on Orthanc's disk
+    stored.write_bytes(data)
+    orthanc.kill()  # it keeps what was stored lately in memory
+    orthanc.start()
+    follow(reader, lambda: good[0] in sink(reader))
+    assert sink(reader) == Counter(good)
+    row = reader.ledger.get(study["ID"])
+    assert row and row.dirty and row.attempts >= 1 and "MD5" in row.reason
+
+
+def test_wrong_credentials_are_told_in_one_sentence(orthanc: Orthanc) -> None:
+    client = OrthancClient(orthanc.url, USER, "wrong")
+    with pytest.raises(ConfigError, match="password_file"):
+        client.version()
+    with pytest.raises(UnreachableError, match="does not answer"):
+        OrthancClient("http://127.0.0.1:9").version()
+
+
+def test_an_instance_listed_is_one_the_sink_had_first(orthanc: Orthanc, reader: Reader) -> None:
+    class Full(Sink):
+        def add_file(self, data: bytes, *, source: str) -> object:
+            raise OSError("disk full")
+
+    store(orthanc, 1, 1)
+    reader.spool = Full()
+    with pytest.raises(OSError):
+        follow(reader, lambda: False, 10)
+    assert reader.ledger.counts() == {"waiting": 1, "handed_over": 0, "gone": 0, "instances": 0}
+    assert not reader.ledger.has(OrthancInstance("x", "y", 1))
+
+
+READER = """
+    import hashlib, os, sys, time
+    from pathlib import Path
+    from dicom_node.errors import NodeError
+    from dicom_node.orthanc_reader.client import OrthancClient
+    from dicom_node.orthanc_reader.ledger import Ledger
+    from dicom_node.orthanc_reader.reader import Reader
+    url, folder = sys.argv[1], Path(sys.argv[2])
+    class Sink:  # one file a digest, like the spool: a second copy is the same copy
+        def add_file(self, data, *, source):
+            name = hashlib.sha256(data).hexdigest()
+            (folder / "sink" / name).write_bytes(data)
+    def told(instances, fresh):
+        with open(folder / "handed", "a") as f: f.write(f"{int(fresh)}\\n")
+    client = OrthancClient(url, "alice", "alice-password")
+    reader = Reader(client, Ledger(folder / "orthanc.db", url), Sink(), quiet_seconds=1.0, on_handover=told)
+    while True:
+        try: reader.step()
+        except NodeError: pass
+        time.sleep(0.05)
+"""
+
+
+def test_nothing_is_lost_or_repeated_under_kill_9_of_both(orthanc: Orthanc, tmp_path: Path) -> None:
+    chance = random.Random(11)
+    (tmp_path / "sink").mkdir()
+    sent: list[str] = []
+
+    def spawn() -> subprocess.Popen[bytes]:
+        code = textwrap.dedent(READER)
+        return subprocess.Popen([sys.executable, "-c", code, orthanc.url, str(tmp_path)], cwd=ROOT)
+
+    process, killed = spawn(), Counter[str]()
+    try:
+        for study in range(24):
+            sent += store(orthanc, study, *range(1, 4))
+            time.sleep(chance.uniform(0, 0.4))
+            if chance.random() < 0.4:
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+                process, killed["reader"] = spawn(), killed["reader"] + 1
+            if chance.random() < 0.25:
+                orthanc.kill()
+                orthanc.start()
+                killed["orthanc"] += 1
+        deadline = time.monotonic() + 40
+        ledger = Ledger(tmp_path / "orthanc.db", orthanc.url)
+        while ledger.counts()["handed_over"] < 24 or ledger.counts()["waiting"]:
+            assert time.monotonic() < deadline, ledger.counts()
+            time.sleep(0.1)
+    finally:
+        process.kill()
+        process.wait()
+    assert killed["reader"] >= 5 and killed["orthanc"] >= 3
+    assert sorted(p.name for p in (tmp_path / "sink").iterdir()) == sorted(sent)
+    rows: Any = ledger._db.execute("SELECT orthanc_id, count(*) FROM handover GROUP BY 1").fetchall()
+    assert len(rows) == 24 and all(count == 1 for _, count in rows), "each study was handed over once"
