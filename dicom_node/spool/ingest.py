@@ -1,0 +1,285 @@
+"""Group commit: many instances, one write, one fdatasync, one transaction; only then may anybody be told "stored".
+
+Order is the promise: bytes into a segment, fdatasync, rows committed, return. A crash before the return leaves at most whole
+instances that nobody was promised (they are adopted at the next start) and never half of one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from dicom_node.errors import StorageError
+from dicom_node.spool import part10
+from dicom_node.spool.database import WriteLock, connect, transaction
+from dicom_node.spool.header import Header
+from dicom_node.spool.segment import HEADER_SIZE, Buffer, SegmentWriter, pack_header
+
+
+class Outcome(StrEnum):
+    """What became of an instance whose bytes are safe."""
+
+    STORED = "stored"
+    DUPLICATE = "duplicate"  # the very same bytes were here already
+    CONFLICT = "conflict"  # kept beside other bytes with the same SOP Instance UID, and flagged
+    QUARANTINED = "quarantined"  # kept, but unfit to become part of a study
+
+
+@dataclass(slots=True)
+class Incoming:
+    """An instance whose data set has arrived completely, in memory or already in a segment of its own."""
+
+    header: Header
+    transfer_syntax: str
+    source: str
+    sha256: bytes  # of the data set
+    length: int = 0  # of the data set
+    chunks: Sequence[Buffer] = ()
+    reason: str = ""  # why it goes to quarantine, if it does
+    received_at: float = 0.0
+    placed: LargeObject | None = None
+
+
+def study_key(study_uid: str, patient_id: str) -> str:
+    """One study of one patient. The same Study Instance UID under another Patient ID is another study."""
+    return hashlib.sha256(f"{study_uid}\0{patient_id}".encode()).hexdigest()[:32]
+
+
+_INSERT = """INSERT INTO instances(sop_uid, study_key, series_uid, sop_class, transfer_syntax, modality, segment, offset, length,
+    data_offset, sha256, calling_ae, received_at, duplicate_of, state, reason) VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"""
+_STUDY = """INSERT INTO studies(study_key, study_uid, patient_id, accession, first_at, last_at, instances, expected, state,
+        generation) VALUES(?,?,?,?,?,?,?,?,'receiving',1)
+    ON CONFLICT(study_key) DO UPDATE SET last_at=max(last_at, excluded.last_at), instances=instances + excluded.instances,
+        accession=CASE accession WHEN '' THEN excluded.accession ELSE accession END,
+        expected=coalesce(excluded.expected, expected), generation=generation + (state <> 'receiving'), state='receiving'"""
+_COUNT = """INSERT INTO counters(ae, name, value, last_at) VALUES(?,?,?,?)
+    ON CONFLICT(ae, name) DO UPDATE SET value=value + excluded.value, last_at=excluded.last_at"""
+_FIND = "SELECT id, sha256, transfer_syntax FROM instances WHERE sop_uid=? ORDER BY id"
+
+
+class Ingest:
+    """The one way into the spool. One per process; not for threads."""
+
+    def __init__(self, root: Path, synchronous: str = "FULL") -> None:
+        self.root = root
+        self.segments = root / "segments"
+        self.db = connect(root, synchronous)
+        self.lock = WriteLock(root)
+        self._writer: SegmentWriter | None = None
+
+    def close(self) -> None:
+        if self._writer is not None:
+            if self._writer.end == 0:
+                self._writer.discard()
+            self._writer.close()
+            self._writer = None
+        self.db.close()
+        self.lock.close()
+
+    def commit(self, batch: Sequence[Incoming]) -> list[Outcome]:
+        """Make every instance of `batch` durable and visible, or none. Raises StorageError; nothing is kept then."""
+        now = time.time()
+        start = None
+        try:
+            writer = self._segment()
+            start = writer.end
+            known = [self._known(item) for item in batch]
+            places = self._write(writer, batch, known, now)
+            return self._record(batch, places, now)
+        except (OSError, sqlite3.Error) as error:
+            if self._writer is not None:
+                self._take_back(min(start, self._writer.end))
+            raise StorageError(
+                f"The spool at {self.root} cannot keep an instance ({error}); free disk space or check it."
+            ) from error
+
+    def large(self, source: str) -> LargeObject:
+        """Start an instance that is too large to hold in memory. Raises OSError."""
+        return LargeObject(SegmentWriter(self.segments, "b"), source)
+
+    def count(self, counts: Iterable[tuple[str, str, int]]) -> None:
+        """Add to the per-AE counters: (AE title, name, how many)."""
+        now = time.time()
+        with transaction(self.db, self.lock) as db:
+            db.executemany(_COUNT, [(ae, name, value, now) for ae, name, value in counts])
+
+    # -- bytes --------------------------------------------------------------------------------------------------------
+
+    def _known(self, item: Incoming) -> bool:
+        """True when these very bytes are here already."""
+        rows = self.db.execute(_FIND, (item.header.sop_uid,)).fetchall()
+        return bool(rows) and (item.sha256.hex(), item.transfer_syntax) in {(r[1], r[2]) for r in rows}
+
+    def _write(
+        self, writer: SegmentWriter, batch: Sequence[Incoming], known: list[bool], now: float
+    ) -> list[tuple[str, int, int, int] | None]:
+        """(segment, offset, file length, data offset) of each instance that was not known, synced."""
+        buffers: list[Buffer] = []
+        places: list[tuple[str, int, int, int] | None] = []
+        at = writer.end
+        for item, is_known in zip(batch, known, strict=True):
+            item.received_at = item.received_at or now
+            if is_known:
+                places.append(None)
+                continue
+            if item.placed is not None:
+                places.append(item.placed.finish(item))
+                continue
+            head = part10.prefix(item.header.sop_class, item.header.sop_uid, item.transfer_syntax, item.source)
+            length = len(head) + item.length
+            buffers.append(pack_header(length, len(head), item.received_at, item.sha256, item.source) + head)
+            buffers.extend(item.chunks)
+            places.append((writer.name, at + HEADER_SIZE, length, len(head)))
+            at += HEADER_SIZE + length
+        if buffers:
+            writer.append(buffers)
+            writer.sync()
+        return places
+
+    def _segment(self) -> SegmentWriter:
+        if self._writer is not None and self._writer.full:
+            self._writer.close()
+            self._writer = None
+        if self._writer is None:
+            self._writer = SegmentWriter(self.segments)
+        return self._writer
+
+    def _take_back(self, end: int) -> None:
+        assert self._writer is not None
+        try:
+            self._writer.truncate(end)
+        except OSError:  # the disk is failing: never append behind bytes of unknown state again
+            self._writer.close()
+            self._writer = None
+
+    # -- rows ---------------------------------------------------------------------------------------------------------
+
+    def _record(
+        self,
+        batch: Sequence[Incoming],
+        places: Sequence[tuple[str, int, int, int] | None],
+        now: float,
+    ) -> list[Outcome]:
+        tally = Tally()
+        with transaction(self.db, self.lock) as db:
+            outcomes = [self._row(db, item, place, tally) for item, place in zip(batch, places, strict=True)]
+            tally.write(db, now)
+        for item, outcome in zip(batch, outcomes, strict=True):
+            if item.placed is not None:
+                item.placed.settle(outcome is not Outcome.DUPLICATE)
+        return outcomes
+
+    @staticmethod
+    def _row(db: sqlite3.Connection, item: Incoming, place: tuple[str, int, int, int] | None, tally: Tally) -> Outcome:
+        header, digest = item.header, item.sha256.hex()
+        outcome, original = Outcome.STORED, None
+        if place is None:
+            tally.add(item, Outcome.DUPLICATE)
+            return Outcome.DUPLICATE
+        for row_id, sha256, transfer_syntax in db.execute(_FIND, (header.sop_uid,)):
+            if sha256 == digest and transfer_syntax == item.transfer_syntax:
+                tally.add(item, Outcome.DUPLICATE)
+                return Outcome.DUPLICATE
+            original = original or row_id
+            outcome = Outcome.CONFLICT
+        if item.reason:
+            outcome = Outcome.QUARANTINED
+        key = study_key(header.study_uid, header.patient_id) if header.study_uid else ""
+        state = "received" if outcome is Outcome.STORED else outcome.value
+        reason = item.reason or ("other bytes with this SOP Instance UID came first" if original else "")
+        db.execute(
+            _INSERT,
+            (
+                header.sop_uid,
+                key,
+                header.series_uid,
+                header.sop_class,
+                item.transfer_syntax,
+                header.modality,
+                *place,
+                digest,
+                item.source,
+                item.received_at,
+                original,
+                state,
+                reason,
+            ),
+        )
+        tally.add(item, outcome, key)
+        return outcome
+
+
+@dataclass(slots=True)
+class Tally:
+    """What a group adds to studies and counters, so that each is written once a group."""
+
+    studies: dict[str, list[object]] = field(default_factory=dict)
+    counters: defaultdict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
+
+    def add(self, item: Incoming, outcome: Outcome, key: str = "") -> None:
+        self.counters[item.source, outcome.value] += 1
+        if outcome is not Outcome.DUPLICATE:
+            self.counters[item.source, "bytes"] += item.length
+        if outcome is not Outcome.STORED:
+            return
+        row = self.studies.get(key)
+        if row is None:
+            h, at = item.header, item.received_at
+            self.studies[key] = [key, h.study_uid, h.patient_id, h.accession, at, at, 1, h.study_instances]
+        else:
+            row[5], row[6] = item.received_at, int(row[6]) + 1  # type: ignore[call-overload]
+
+    def write(self, db: sqlite3.Connection, now: float) -> None:
+        if self.studies:
+            db.executemany(_STUDY, self.studies.values())
+        if self.counters:
+            db.executemany(_COUNT, [(ae, name, value, now) for (ae, name), value in self.counters.items()])
+
+
+class LargeObject:
+    """An instance streamed into a segment of its own: memory stays flat however large it is."""
+
+    SYNC_EVERY = 32 << 20
+
+    def __init__(self, writer: SegmentWriter, source: str) -> None:
+        self.writer = writer
+        self.source = source
+        self.data_offset = 0
+        self._unsynced = 0
+
+    def begin(self, prefix: bytes) -> None:
+        """Reserve the record's header and write the Part 10 prefix. Raises OSError."""
+        self.data_offset = len(prefix)
+        self.writer.append([bytes(HEADER_SIZE), prefix])
+
+    def write(self, chunks: Sequence[Buffer]) -> None:
+        """Append a piece of the data set. Raises OSError (ENOSPC)."""
+        self.writer.append(chunks)
+        self._unsynced += sum(len(c) for c in chunks)
+        if self._unsynced >= self.SYNC_EVERY:  # spread the disk's work, so that the end does not stall everybody
+            self.writer.sync()
+            self._unsynced = 0
+
+    def finish(self, item: Incoming) -> tuple[str, int, int, int]:
+        """Make the data durable, then the header that makes it a record."""
+        length = self.writer.end - HEADER_SIZE
+        self.writer.sync()
+        self.writer.write_at(0, pack_header(length, self.data_offset, item.received_at, item.sha256, item.source))
+        self.writer.sync()
+        return self.writer.name, HEADER_SIZE, length, self.data_offset
+
+    def settle(self, keep: bool) -> None:
+        if keep:
+            self.writer.close()
+        else:
+            self.writer.discard()
+
+    def abandon(self) -> None:
+        """The transfer broke off: leave nothing."""
+        self.writer.discard()

@@ -1,0 +1,162 @@
+"""After a crash: adopt what was written but not yet recorded, drop what was half written; or rebuild every row.
+
+Segments describe themselves (dicom_node.spool.segment), so spool.db can be lost: `reindex` makes it again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import sqlite3
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from dicom_node.errors import StorageError
+from dicom_node.spool import part10
+from dicom_node.spool.database import WriteLock, connect, prepare_folder, transaction
+from dicom_node.spool.header import DataSetError, Header, scan
+from dicom_node.spool.ingest import Incoming, Ingest, Outcome, Tally
+from dicom_node.spool.segment import RecordHeader, abandoned, read_records
+
+MISSING_STUDY = "the data set names no Study or Series Instance UID"
+_LIST = "SELECT name FROM segments WHERE sealed=1"
+_END = "SELECT max(offset + length) FROM instances WHERE segment=?"
+
+
+@dataclass
+class RecoveryReport:
+    """What a recovery found: segments looked at, instances adopted, records whose bytes are gone or damaged."""
+
+    segments: int = 0
+    adopted: int = 0
+    erased: int = 0
+    removed: int = 0
+
+
+def recover(root: Path) -> RecoveryReport:
+    """Adopt the tails of segments whose writers are gone. Safe while receivers run, and in several processes at once."""
+    report = RecoveryReport()
+    db, lock = connect(root), WriteLock(root, "recover.lock")
+    try:
+        with lock:
+            sealed = {name for (name,) in db.execute(_LIST)}
+            _drop_newborn(root)
+            for path in sorted((root / "segments").glob("*.seg")):
+                if path.name not in sealed and abandoned(path):
+                    _adopt(root, db, path, report)
+    except (OSError, sqlite3.Error) as error:
+        raise StorageError(f"The spool at {root} cannot be recovered ({error}); check the disk.") from error
+    finally:
+        lock.close()
+        db.close()
+    return report
+
+
+def reindex(root: Path) -> RecoveryReport:
+    """Build spool.db again from the segments; the old one is kept beside it. No receiver or worker may run.
+
+    Study states start over ("receiving"): whatever was de-identified before is recognised downstream by its content.
+    Labels are carried over where the old database can still be read. Raises StorageError.
+    """
+    prepare_folder(root)
+    segments = sorted((root / "segments").glob("*.seg"))
+    busy = [path.name for path in segments if not abandoned(path)]
+    if busy:
+        raise StorageError(f"The spool at {root} is in use by a receiver; stop the node before `fedpacs node reindex`.")
+    old = root / "spool.db"
+    aside = root / f"spool.db.before-reindex-{time.strftime('%Y%m%dT%H%M%S')}"
+    if old.exists():
+        old.replace(aside)
+        for suffix in ("-wal", "-shm"):
+            leftover = root / f"spool.db{suffix}"
+            if leftover.exists():
+                leftover.replace(Path(f"{aside}{suffix}"))
+    report = RecoveryReport()
+    db = connect(root)
+    try:
+        for path in segments:
+            _adopt(root, db, path, report)
+        _carry_labels(aside, db)
+    finally:
+        db.close()
+    return report
+
+
+def _drop_newborn(root: Path) -> None:
+    """Segments whose writer died before it could name them; a minute is far more than naming takes."""
+    for path in (root / "segments").glob("*.new"):
+        if time.time() - path.stat().st_mtime > 60 and abandoned(path):
+            path.unlink()
+
+
+def _carry_labels(aside: Path, db: sqlite3.Connection) -> None:
+    if not aside.exists():
+        return
+    try:
+        old = sqlite3.connect(aside)
+        rows = old.execute("SELECT accession, name, value, source, imported_at FROM labels").fetchall()
+        old.close()
+    except sqlite3.DatabaseError:
+        return  # what made the reindex necessary may have taken the labels with it: they are imported again from their CSV
+    db.executemany("INSERT OR REPLACE INTO labels VALUES(?,?,?,?,?)", rows)
+
+
+def _adopt(root: Path, db: sqlite3.Connection, path: Path, report: RecoveryReport) -> None:
+    """Record what a segment holds beyond its last row, and seal it."""
+    report.segments += 1
+    start = db.execute(_END, (path.name,)).fetchone()[0] or 0
+    records = list(read_records(path, start))
+    if start == 0 and not records:
+        path.unlink()  # nothing whole was ever in it: an abandoned transfer, or a writer that never wrote
+        report.removed += 1
+        return
+    lock = WriteLock(root)
+    try:
+        with transaction(db, lock):
+            tally = Tally()
+            if records:
+                with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped:
+                    for record in records:
+                        _adopt_record(db, path.name, mapped, record, tally, report)
+            tally.write(db, time.time())
+            db.execute("INSERT OR REPLACE INTO segments(name, sealed) VALUES(?, 1)", (path.name,))
+    finally:
+        lock.close()
+
+
+def _adopt_record(
+    db: sqlite3.Connection, segment: str, mapped: mmap.mmap, record: RecordHeader, tally: Tally, report: RecoveryReport
+) -> None:
+    with memoryview(mapped)[record.offset : record.offset + record.length] as file:
+        if hashlib.sha256(file[record.data_offset :]).digest() != record.sha256:
+            report.erased += 1  # purged on purpose, or torn by the crash before anybody was promised it
+            return
+        item = _describe(file, record)
+    place = (segment, record.offset, record.length, record.data_offset)
+    outcome = Ingest._row(db, item, place, tally)
+    if outcome is not Outcome.DUPLICATE:
+        report.adopted += 1
+
+
+def _describe(file: memoryview, record: RecordHeader) -> Incoming:
+    meta = part10.parse(file)
+    reason = ""
+    try:
+        header = scan(file[record.data_offset :], meta.transfer_syntax, whole=record.length < (256 << 20))
+        reason = header.fault
+    except DataSetError as error:
+        header, reason = Header(), str(error)
+    header.sop_class, header.sop_uid = meta.sop_class, meta.sop_uid
+    if not reason and not (header.study_uid and header.series_uid):
+        reason = MISSING_STUDY
+    return Incoming(
+        header,
+        meta.transfer_syntax,
+        record.source,
+        record.sha256,
+        record.length - record.data_offset,
+        (),
+        reason,
+        record.received_at,
+    )
