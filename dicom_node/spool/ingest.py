@@ -93,8 +93,8 @@ class Ingest:
             places = self._write(writer, batch, known, now)
             return self._record(batch, places, now)
         except (OSError, sqlite3.Error) as error:
-            if self._writer is not None:
-                self._take_back(min(start, self._writer.end))
+            if start is not None:
+                self._take_back(start)
             raise StorageError(
                 f"The spool at {self.root} cannot keep an instance ({error}); free disk space or check it."
             ) from error

@@ -150,13 +150,7 @@ def _describe(file: memoryview, record: RecordHeader) -> Incoming:
     header.sop_class, header.sop_uid = meta.sop_class, meta.sop_uid
     if not reason and not (header.study_uid and header.series_uid):
         reason = MISSING_STUDY
-    return Incoming(
-        header,
-        meta.transfer_syntax,
-        record.source,
-        record.sha256,
-        record.length - record.data_offset,
-        (),
-        reason,
-        record.received_at,
-    )
+    length = record.length - record.data_offset
+    item = Incoming(header, meta.transfer_syntax, record.source, record.sha256, length, (), reason)
+    item.received_at = record.received_at
+    return item
