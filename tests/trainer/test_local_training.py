@@ -1,0 +1,181 @@
+"""Local training: learns, repeats exactly with a seed, resumes exactly, says when the loss is NaN."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from trainer import networks, weights
+from trainer.errors import CohortError, DivergedError
+from trainer.evaluation.classification import macro_auc, predict
+from trainer.local import training
+from trainer.local.algorithms import FedProx, Scaffold, choose
+from trainer.local.checkpoint import Checkpoints
+from trainer.local.data import Samples, epoch_order, pool
+from trainer.spec import LocalSpec
+
+ARGS = {"classes": 2, "widths": [8, 16]}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def blobs(count: int, seed: int = 0) -> Samples:
+    """Noise with a bright disc left (0) or right (1)."""
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, 2, count)
+    images = random.normal(0, 1, (count, 1, 16, 16)).astype(np.float16)
+    for image, label in zip(images, labels, strict=True):
+        image[0, 5:11, 2 + 8 * label : 6 + 8 * label] += 1.5
+    return Samples(images, labels)
+
+
+def fit(samples: Samples, local: LocalSpec, seed: int = 1, **more) -> tuple[dict[str, np.ndarray], training.Trained]:
+    model = networks.build("small_resnet", ARGS)
+    weights.into_module(model, networks.initial_weights("small_resnet", ARGS, 0))
+    more.setdefault("algorithm", choose(local))
+    done = training.train(model, samples, local, classes=2, seed=seed, **more)
+    return weights.from_module(model), done
+
+
+def test_it_learns_held_out_images() -> None:
+    ours, done = fit(blobs(128), LocalSpec(epochs=6, batch=16, lr=3e-3))
+    model = networks.build("small_resnet", ARGS)
+    weights.into_module(model, ours)
+    held = blobs(100, seed=9)
+    value = macro_auc(held.labels, predict(model, held))
+    assert value is not None and value > 0.9
+    assert done.samples == 128 and done.steps == 48
+
+
+def test_a_seed_decides_everything() -> None:
+    local = LocalSpec(epochs=2, batch=16, augment="style")
+    first, again, other = (fit(blobs(40), local, seed)[0] for seed in (5, 5, 6))
+    assert all(np.array_equal(first[n], again[n]) for n in first)
+    assert any(not np.array_equal(first[n], other[n]) for n in first)
+
+
+@pytest.mark.parametrize("algorithm", ["fedavg", "fedprox", "scaffold"])
+@pytest.mark.parametrize("stop_at", [2, 3, 5])
+def test_a_training_killed_in_the_middle_resumes_to_the_same_result(tmp_path, algorithm: str, stop_at: int) -> None:
+    local = LocalSpec(epochs=3, batch=16, augment="style", algorithm=algorithm, mu=0.1)
+    samples = blobs(40)
+    whole, done = fit(samples, local)
+
+    class Killed(BaseException):
+        pass
+
+    def report(facts: dict[str, object]) -> None:
+        if facts["step"] == stop_at:
+            raise Killed
+
+    path = tmp_path / "checkpoint.safetensors"
+    with pytest.raises(Killed):
+        fit(samples, local, checkpoints=Checkpoints(path, "key", every=0), report=report)
+    steps: list[object] = []
+    again, resumed = fit(
+        samples, local, checkpoints=Checkpoints(path, "key", 1e9), report=lambda f: steps.append(f["step"])
+    )
+    assert steps[0] == stop_at + 1
+    assert all(np.array_equal(whole[n], again[n]) for n in whole)
+    assert resumed.loss == pytest.approx(done.loss) and all(
+        np.array_equal(done.state[n], resumed.state[n]) for n in done.state
+    )
+    fresh: list[object] = []
+    fit(samples, local, checkpoints=Checkpoints(path, "other", 1e9), report=lambda f: fresh.append(f["step"]))
+    assert fresh[0] == 1  # a checkpoint of other settings is ignored
+    path.write_bytes(path.read_bytes()[:100])
+    fresh.clear()
+    fit(samples, local, checkpoints=Checkpoints(path, "key", 1e9), report=lambda f: fresh.append(f["step"]))
+    assert fresh[0] == 1  # so is a damaged one
+
+
+def test_a_loss_that_is_not_a_number_is_said() -> None:
+    samples = blobs(32)
+    samples.images[3] = np.nan
+    with pytest.raises(DivergedError, match="the loss became nan at step"):
+        fit(samples, LocalSpec(augment="none"))
+
+
+def test_too_few_images_are_said() -> None:
+    with pytest.raises(CohortError, match="this site has 1"):
+        fit(blobs(1), LocalSpec())
+
+
+def test_no_epoch_ends_in_a_batch_of_one() -> None:
+    for count in (2, 16, 17, 33, 100):
+        rows = epoch_order(count, 16, torch.Generator().manual_seed(0))
+        assert min(len(r) for r in rows) >= 2 and sorted(np.concatenate(rows)) == list(range(count))
+        assert training.total_steps(count, LocalSpec(batch=16, epochs=3)) == 3 * len(rows)
+
+
+def test_class_weights_balance_within_a_limit_and_leave_absent_classes_out() -> None:
+    got = training.class_weights(np.array([80, 20, 0])).numpy()
+    assert got[2] == 0 and got[1] / got[0] == pytest.approx(4)
+    assert (got * [80, 20, 0]).sum() == pytest.approx(100)
+    assert training.class_weights(np.array([1000, 1])).numpy()[1] / training.class_weights(np.array([1000, 1])).numpy()[
+        0
+    ] == pytest.approx(4)
+
+
+def test_fedprox_stays_nearer_to_the_start() -> None:
+    start = networks.initial_weights("small_resnet", ARGS, 0)
+
+    def drift(mu: float) -> float:
+        local = LocalSpec(epochs=4, batch=16, algorithm="fedprox", mu=mu, optimizer="sgd", lr=0.05, weight_decay=0)
+        ours = fit(blobs(64), local)[0]
+        return float(sum(((ours[n] - start[n]) ** 2).sum() for n in ours if "running" not in n and "num" not in n))
+
+    assert drift(1.0) < 0.8 * drift(0.0)
+
+
+def test_fedprox_adds_the_gradient_of_the_squared_distance() -> None:
+    model = torch.nn.Linear(2, 1, bias=False)
+    prox = FedProx()
+    prox.begin(model, LocalSpec(mu=0.5))
+    start = model.weight.detach().clone()
+    with torch.no_grad():
+        model.weight += 2.0
+    model.weight.grad = torch.zeros_like(model.weight)
+    prox.adjust_gradients(model)
+    assert torch.allclose(model.weight.grad, 0.5 * (model.weight.detach() - start))
+
+
+def test_scaffold_control_variate_is_the_mean_gradient_of_plain_sgd() -> None:
+    """With zero controls and plain SGD, option II's new c_i is (w_0 - w_K) / (K lr): the mean step."""
+    local = LocalSpec(
+        epochs=2, batch=16, algorithm="scaffold", optimizer="sgd", lr=0.01, weight_decay=0, augment="none"
+    )
+    start = networks.initial_weights("small_resnet", ARGS, 0)
+    ours, done = fit(blobs(32), local)
+    expected = (start["head.weight"] - ours["head.weight"]) / (4 * 0.01)
+    assert np.allclose(done.state["local.head.weight"], expected, atol=1e-5)
+    second = fit(blobs(32), local, algorithm=Scaffold({"global.head.weight": expected, "local.head.weight": expected}))[
+        1
+    ]
+    assert np.allclose(second.state["delta.head.weight"], second.state["local.head.weight"] - expected, atol=1e-5)
+
+
+def test_norm_statistics_are_re_estimated_and_weights_left() -> None:
+    model = networks.build("small_resnet", ARGS)
+    before = weights.from_module(model)
+    training.reestimate_norm(model, blobs(64))
+    after = weights.from_module(model)
+    assert not np.allclose(before["norm.running_mean"], after["norm.running_mean"])
+    assert all(np.array_equal(before[n], after[n]) for n in before if "running" not in n and "num_" not in n)
+    assert not model.training and model.norm.momentum == 0.1
+
+
+def test_pooling_keeps_rows_and_patients_apart() -> None:
+    a = Samples(np.arange(4.0).reshape(4, 1, 1, 1), np.array([0, 1]), np.array([3, 1]), np.array([0, 0]))
+    b = Samples(np.full((1, 1, 1, 1), 9.0), np.array([1]), None, np.array([0]))
+    both = pool([a, b])
+    images, labels = both.batch(np.array([0, 1, 2]))
+    assert images.ravel().tolist() == [3, 1, 9] and labels.tolist() == [0, 1, 1]
+    assert both.groups is not None and both.groups.tolist() == [0, 0, 1]

@@ -1,0 +1,1 @@
+"""Figures of merit that a hospital can check."""

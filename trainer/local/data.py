@@ -1,0 +1,65 @@
+"""Prepared images and their class indices, as arrays that may be memory-mapped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+
+@dataclass(frozen=True)
+class Samples:
+    """images [M, C, H, W] (float16 or float32, may be a memory map); labels int64 [N], or masks [N, H, W] uint8.
+
+    Sample i is images[rows[i]]; without `rows`, M = N and sample i is images[i]. `groups` [N] numbers the patient of
+    each
+    sample, for metrics and splits that must not tear a patient apart.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    rows: np.ndarray | None = None
+    groups: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batch(self, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Samples by number as (float32 images, int64 labels); only these rows of a memory map are read."""
+        at = rows if self.rows is None else self.rows[rows]
+        images = torch.from_numpy(np.ascontiguousarray(self.images[at], dtype=np.float32))
+        return images, torch.from_numpy(self.labels[rows].astype(np.int64))
+
+    def batches(self, size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """All rows in order, `size` at a time (the last may be shorter)."""
+        for start in range(0, len(self), size):
+            yield self.batch(np.arange(start, min(start + size, len(self))))
+
+    def class_counts(self, classes: int) -> np.ndarray:
+        """How many samples (or pixels) each class has: int64 [classes]."""
+        return np.bincount(self.labels.ravel().astype(np.int64), minlength=classes)[:classes]
+
+
+def pool(parts: list[Samples]) -> Samples:
+    """Concatenate sites' samples (for a centralised comparison)."""
+    if len(parts) == 1:
+        return parts[0]
+    images = [p.images if p.rows is None else p.images[p.rows] for p in parts]
+    groups: np.ndarray | None = None
+    if all(p.groups is not None for p in parts):
+        sizes = np.cumsum([0] + [int(p.groups.max()) + 1 if p.groups is not None and len(p) else 0 for p in parts])
+        groups = np.concatenate(
+            [p.groups + size for p, size in zip(parts, sizes, strict=False) if p.groups is not None]
+        )
+    return Samples(np.concatenate(images), np.concatenate([p.labels for p in parts]), None, groups)
+
+
+def epoch_order(count: int, batch: int, generator: torch.Generator) -> list[np.ndarray]:
+    """A shuffled epoch as row arrays; a last batch of one sample is joined to the one before (BatchNorm needs two)."""
+    order = torch.randperm(count, generator=generator).numpy()
+    rows = [order[start : start + batch] for start in range(0, count, batch)]
+    if len(rows) > 1 and len(rows[-1]) < 2:
+        rows[-2:] = [np.concatenate(rows[-2:])]
+    return rows

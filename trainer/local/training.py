@@ -1,0 +1,171 @@
+"""The local training loop: starting weights and a site's samples in, updated weights out.
+
+Readable top to bottom; everything federated about it (proximal term, control variates, kept norm layers) sits in
+trainer.local.algorithms and is called at two marked places.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from trainer.errors import CohortError, DivergedError
+from trainer.local.algorithms import LocalAlgorithm
+from trainer.local.augment import augment
+from trainer.local.checkpoint import Checkpoints, Progress
+from trainer.local.data import Samples
+from trainer.spec import LocalSpec
+
+Report = Callable[[dict[str, object]], None]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What one local training did. `loss` is the mean over its steps; `waiting` the share of time spent getting
+    batches.
+    """
+
+    samples: int
+    steps: int
+    loss: float
+    seconds: float
+    waiting: float
+    state: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+def class_weights(counts: np.ndarray, limit: float = 4.0) -> torch.Tensor:
+    """Inverse-frequency weights of the classes present, mean 1 over samples, no weight above `limit` × the smallest.
+
+    A class the site lacks gets weight 0 (it never occurs), so it moves nobody's gradient.
+    """
+    present = counts > 0
+    weights = np.zeros(len(counts))
+    weights[present] = 1.0 / counts[present]
+    weights[present] = np.minimum(weights[present], weights[present].min() * limit)
+    weights *= counts.sum() / max((weights * counts).sum(), 1e-12)
+    return torch.tensor(weights, dtype=torch.float32)
+
+
+def make_optimizer(model: nn.Module, local: LocalSpec) -> torch.optim.Optimizer:
+    """AdamW, or SGD with momentum 0.9; no weight decay on norms and biases (they have one dimension)."""
+    decay = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
+    plain = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
+    groups = [{"params": decay, "weight_decay": local.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    if local.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=local.lr, momentum=0.0 if local.algorithm == "scaffold" else 0.9)
+    return torch.optim.AdamW(groups, lr=local.lr)
+
+
+def train(
+    model: nn.Module,
+    samples: Samples,
+    local: LocalSpec,
+    *,
+    classes: int,
+    seed: int,
+    device: torch.device | str = "cpu",
+    algorithm: LocalAlgorithm | None = None,
+    checkpoints: Checkpoints | None = None,
+    report: Report | None = None,
+) -> Trained:
+    """Fit `model` in place. Deterministic with a seed on one machine and thread count.
+
+    Errors: CohortError with fewer than two samples; DivergedError when the loss is not finite.
+    """
+    if len(samples) < 2:
+        raise CohortError(
+            f"training needs at least 2 labelled images and this site has {len(samples)}; label more studies"
+        )
+    started = time.monotonic()
+    algorithm = algorithm or LocalAlgorithm()
+    torch.manual_seed(seed)
+    model.to(device).train()
+    weights = class_weights(samples.class_counts(classes)).to(device) if local.class_weighted else None
+    optimizer = make_optimizer(model, local)
+    algorithm.begin(model, local)
+    progress = Progress.start(seed, total_steps(len(samples), local))
+    if checkpoints is not None:
+        progress = checkpoints.resume(model, optimizer, algorithm, progress) or progress
+    waited = 0.0
+    while progress.step < progress.total:
+        order = progress.epoch_rows(len(samples), local.batch)
+        for rows in order[progress.at :]:
+            before = time.monotonic()
+            images, labels = samples.batch(rows)
+            images = (
+                augment(images, local.augment, progress.generator) if images.ndim == 4 and labels.ndim == 1 else images
+            )
+            waited += time.monotonic() - before
+            loss = _loss(model(images.to(device)), labels.to(device), weights, local.label_smoothing)
+            _check_finite(loss, progress.step)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            algorithm.adjust_gradients(model)  # proximal term, control variates
+            nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+            optimizer.step()
+            progress.advance(float(loss.detach()))
+            if checkpoints is not None:
+                checkpoints.maybe_save(model, optimizer, algorithm, progress)
+            if report is not None:
+                report(
+                    {"event": "step", "step": progress.step, "steps": progress.total, "loss": round(progress.last, 5)}
+                )
+            if progress.step >= progress.total:
+                break
+        else:
+            progress.next_epoch()
+    state = algorithm.finish(model, progress.step)  # SCAFFOLD's new control variate
+    seconds = time.monotonic() - started
+    return Trained(len(samples), progress.step, progress.mean_loss, seconds, waited / max(seconds, 1e-9), state)
+
+
+def total_steps(count: int, local: LocalSpec) -> int:
+    """Optimiser steps of one local training."""
+    if local.steps is not None:
+        return local.steps
+    batches = math.ceil(count / local.batch)
+    if batches > 1 and count % local.batch == 1:
+        batches -= 1
+    return batches * local.epochs
+
+
+def _loss(logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None, smoothing: float) -> torch.Tensor:
+    return functional.cross_entropy(logits, labels, weight=weights, label_smoothing=smoothing)
+
+
+def _check_finite(loss: torch.Tensor, step: int) -> None:
+    if not torch.isfinite(loss):
+        raise DivergedError(
+            f"the loss became {float(loss.detach())} at step {step + 1}; lower the learning rate or look for images"
+            f" without contrast"
+        )
+
+
+@torch.no_grad()
+def reestimate_norm(model: nn.Module, samples: Samples, *, batch: int = 64, device: torch.device | str = "cpu") -> None:
+    """Re-estimate BatchNorm's running mean and variance on these samples, in place, with the weights left as they are.
+
+    Averaged statistics do not fit averaged weights; a cumulative mean over one pass repairs that (Li et al. 2021,
+    FedBN).
+    """
+    layers = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    if not layers or len(samples) < 2:
+        return
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # cumulative average
+    model.to(device).train()
+    for images, _ in samples.batches(batch):
+        if len(images) > 1:
+            model(images.to(device))
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
+    model.eval()

@@ -1,0 +1,121 @@
+"""What a trainer process is asked to do: JobSpec, read from a JSON file.
+
+A spec is made by the node from an approved project; nothing in it is code, and unknown keys are refused.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from trainer.errors import SpecError
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class NetworkSpec(_Strict):
+    """An installed network's name and its arguments (see trainer.networks)."""
+
+    name: str
+    args: dict[str, Any] = Field(default_factory=dict)
+
+
+class TaskSpec(_Strict):
+    """What is learned: `classes` in index order, read from the study label `label`; images are resized to size ×
+    size.
+    """
+
+    name: Literal["classification", "segmentation"] = "classification"
+    classes: list[str] = Field(min_length=2)
+    label: str = ""
+    size: int = Field(default=64, ge=8, le=1024)
+
+    @field_validator("classes")
+    @classmethod
+    def _distinct(cls, value: list[str]) -> list[str]:
+        if len(set(value)) != len(value):
+            raise ValueError("classes must be distinct")
+        return value
+
+
+class LocalSpec(_Strict):
+    """One site's training between two exchanges. `steps`, when set, bounds the optimiser steps instead of `epochs`."""
+
+    epochs: int = Field(default=1, ge=1, le=1000)
+    steps: int | None = Field(default=None, ge=1)
+    batch: int = Field(default=32, ge=2, le=4096)
+    lr: float = Field(default=1e-3, gt=0, le=10)
+    weight_decay: float = Field(default=1e-4, ge=0)
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    augment: Literal["none", "light", "style"] = "light"
+    class_weighted: bool = True
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    algorithm: Literal["fedavg", "fedprox", "scaffold", "fedbn"] = "fedavg"
+    mu: float = Field(default=0.01, ge=0)
+
+    @field_validator("augment", mode="before")
+    @classmethod
+    def _bool(cls, value: Any) -> Any:
+        return {True: "light", False: "none"}.get(value, value) if isinstance(value, bool) else value
+
+
+class Source(_Strict):
+    """One de-identified side: its catalogue and its dataset folder."""
+
+    catalogue: Path
+    dataset: Path
+
+
+class JobSpec(_Strict):
+    """One run of `python -m trainer.job`.
+
+    kind: "train" fits on the train patients and evaluates on `evaluate_on`; "evaluate" only evaluates; "scores" also
+    writes
+    the class probabilities. `pooled` names further de-identified sides to pool with this one (a centralised
+    comparison on
+    one machine; a hospital's node never sets it).
+    """
+
+    kind: Literal["train", "evaluate", "scores"] = "train"
+    catalogue: Path
+    dataset: Path
+    cache: Path
+    pooled: list[Source] = Field(default_factory=list)
+    network: NetworkSpec
+    task: TaskSpec
+    cohort: dict[str, Any] = Field(default_factory=dict)
+    split_salt: str = ""
+    evaluate_on: Literal["train", "validation", "test"] = "validation"
+    local: LocalSpec = Field(default_factory=LocalSpec)
+    seed: int = 0
+    weights_in: Path | None = None
+    state_in: Path | None = None
+    reestimate_norm: bool = False
+    out: Path
+    device: str = "auto"
+    threads: int = Field(default=0, ge=0, le=256)
+    checkpoint_seconds: float = Field(default=30.0, ge=0)
+
+
+def load_spec(path: Path) -> JobSpec:
+    """Read a JobSpec from a JSON file. Errors: SpecError names the file and the first wrong key."""
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        return JobSpec.model_validate(raw)
+    except OSError as err:
+        raise SpecError(
+            f"cannot read the job specification {path.name} ({err.strerror}); give an existing file"
+        ) from err
+    except ValidationError as err:
+        first = err.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise SpecError(
+            f"job specification {path.name}: {key or 'document'} is wrong ({first['msg']}); mend that key"
+        ) from err
+    except (ValueError, RecursionError) as err:
+        raise SpecError(f"job specification {path.name} is not JSON; write it again") from err
