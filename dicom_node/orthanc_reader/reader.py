@@ -12,24 +12,28 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
-from dicom_node.errors import NodeError, StorageError, UnreachableError
+from dicom_node.errors import InputError, NodeError, StorageError, UnreachableError
+from dicom_node.spool import study_key
 
 from .client import Change, GoneError, OrthancClient, OrthancInstance, OrthancStudy
 from .ledger import Ledger, LedgerStudy
 
 SCAN_SECONDS = 3600.0
+SOURCE = "ORTHANC"  # stands where the calling AE title of a sender would
 _WINDOW_BYTES = 128 << 20  # what may be in memory at once, unless one instance alone is larger
 _DIRTYING = {"NewStudy", "StableStudy", "NewSeries", "NewInstance"}
 
 
 class SpoolSink(Protocol):
-    """The one thing the reader needs of dicom_node.spool.Spool: on disk, synced, when it returns."""
+    """What the reader needs of dicom_node.spool.Spool: on disk, synced, when a call returns."""
 
-    def add_file(self, data: bytes, *, source: str) -> object: ...
+    def add_files(self, files: Sequence[bytes], *, source: str) -> object: ...
+
+    def expect(self, study_key: str, instances: int) -> None: ...
 
 
 class Reader:
@@ -50,6 +54,7 @@ class Reader:
         self.quiet_seconds, self.connections, self.clock = quiet_seconds, connections, clock
         self.on_handover = on_handover
         self.scan_needed = True
+        self.refused = 0
 
     def step(self, stopping: Callable[[], bool] = lambda: False) -> int:
         """One round of poll, scan when due, and work; -> studies handed over. Raises UnreachableError, ConfigError."""
@@ -140,6 +145,8 @@ class Reader:
             return False
         if self.client.study(row.orthanc_id).last_update != study.last_update:
             return False  # it grew meanwhile; it is still dirty and is looked at again
+        # Orthanc has waited for the study to end; the spool need not wait a second time
+        self.spool.expect(study_key(study.study_uid, study.patient_id), len(instances))
         fresh = self.ledger.handed_over(study, len(instances), self.clock())
         if self.on_handover:
             self.on_handover(len(instances), fresh)
@@ -160,12 +167,23 @@ class Reader:
             for window in _windows(wanted):
                 if stopping():
                     return False
-                taken = []
-                for instance, data in zip(window, pool.map(self.client.file, window), strict=True):
-                    self.spool.add_file(data, source="orthanc")
-                    taken.append((instance, hashlib.sha256(data).hexdigest()))
-                self.ledger.add_instances(taken)
+                files = list(pool.map(self.client.file, window))
+                self._keep(files)
+                digests = [hashlib.sha256(data).hexdigest() for data in files]
+                self.ledger.add_instances(list(zip(window, digests, strict=True)))
         return True
+
+    def _keep(self, files: list[bytes]) -> None:
+        """Spool a window at the cost of one commit; one file that is not DICOM must not take the others with it."""
+        try:
+            self.spool.add_files(files, source=SOURCE)
+        except InputError as error:
+            if len(files) == 1:
+                self.refused += 1
+                self.ledger.note_error(str(error))
+                return
+            for data in files:
+                self._keep([data])
 
 
 def _windows(instances: list[OrthancInstance]) -> Iterator[list[OrthancInstance]]:

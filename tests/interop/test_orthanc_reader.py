@@ -10,13 +10,13 @@ import sys
 import textwrap
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dicom_node.errors import ConfigError, UnreachableError
+from dicom_node.errors import ConfigError, InputError, StorageError, UnreachableError
 from dicom_node.orthanc_reader.client import OrthancClient, OrthancInstance
 from dicom_node.orthanc_reader.ledger import Ledger
 from dicom_node.orthanc_reader.reader import Reader
@@ -34,9 +34,12 @@ class Sink:
     def __init__(self) -> None:
         self.added: Counter[str] = Counter()
 
-    def add_file(self, data: bytes, *, source: str) -> object:
-        self.added[hashlib.sha256(data).hexdigest()] += 1
+    def add_files(self, files: Sequence[bytes], *, source: str) -> object:
+        self.added.update(hashlib.sha256(data).hexdigest() for data in files)
         return None
+
+    def expect(self, study_key: str, instances: int) -> None:
+        pass
 
 
 @pytest.fixture
@@ -181,15 +184,30 @@ def test_wrong_credentials_are_told_in_one_sentence(orthanc: Orthanc) -> None:
 
 def test_an_instance_listed_is_one_the_sink_had_first(orthanc: Orthanc, reader: Reader) -> None:
     class Full(Sink):
-        def add_file(self, data: bytes, *, source: str) -> object:
-            raise OSError("disk full")
+        def add_files(self, files: Sequence[bytes], *, source: str) -> object:
+            raise StorageError("disk full")
 
     store(orthanc, 1, 1)
     reader.spool = Full()
-    with pytest.raises(OSError):
+    with pytest.raises(StorageError):
         follow(reader, lambda: False, 10)
     assert reader.ledger.counts() == {"waiting": 1, "handed_over": 0, "gone": 0, "instances": 0}
     assert not reader.ledger.has(OrthancInstance("x", "y", 1))
+
+
+def test_one_file_that_is_not_dicom_does_not_take_the_others_with_it(orthanc: Orthanc, reader: Reader) -> None:
+    sent = store(orthanc, 1, 1, 2, 3)
+
+    class Picky(Sink):
+        def add_files(self, files: Sequence[bytes], *, source: str) -> object:
+            if sent[1] in {hashlib.sha256(data).hexdigest() for data in files}:
+                raise InputError("A file cannot be kept; send it again.")
+            return super().add_files(files, source=source)
+
+    reader.spool = Picky()
+    follow(reader, lambda: idle(reader))
+    assert sink(reader) == Counter([sent[0], sent[2]])
+    assert reader.refused == 1 and "cannot be kept" in reader.ledger.last_error()
 
 
 READER = """
@@ -201,9 +219,9 @@ READER = """
     from dicom_node.orthanc_reader.reader import Reader
     url, folder = sys.argv[1], Path(sys.argv[2])
     class Sink:  # one file a digest, like the spool: a second copy is the same copy
-        def add_file(self, data, *, source):
-            name = hashlib.sha256(data).hexdigest()
-            (folder / "sink" / name).write_bytes(data)
+        def add_files(self, files, *, source):
+            for data in files: (folder / "sink" / hashlib.sha256(data).hexdigest()).write_bytes(data)
+        def expect(self, study_key, instances): pass
     def told(instances, fresh):
         with open(folder / "handed", "a") as f: f.write(f"{int(fresh)}\\n")
     client = OrthancClient(url, "alice", "alice-password")
