@@ -1,0 +1,1 @@
+"""From a de-identified DICOM instance to a prepared image."""
