@@ -1,0 +1,197 @@
+"""The one configuration of a node: node.toml, typed, checked when it is read, frozen afterwards."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from dicom_node.errors import ConfigError
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class _Group(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class NodeSettings(_Group):
+    name: str = Field(default="hospital", min_length=1, max_length=64)
+    timezone: str = "UTC"
+
+
+class DicomSettings(_Group):
+    ae_title: str = "FEDPACS"
+    host: str = "0.0.0.0"
+    port: Port = 11112
+    processes: int = Field(default=2, ge=1, le=64)
+    max_associations: int = Field(default=64, ge=1)
+    max_pdu: int = Field(default=131072, ge=4096, le=2**24)
+    allowed_ae_titles: tuple[str, ...] = ()
+    allowed_networks: tuple[str, ...] = ("127.0.0.0/8", "::1/128")
+    private_sop_classes: tuple[str, ...] = ()
+    idle_timeout_s: Seconds = 60
+    stall_timeout_s: Seconds = 30
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    tls_ca: Path | None = None
+
+    @field_validator("ae_title")
+    @classmethod
+    def _ae_title(cls, value: str) -> str:
+        return check_ae_title(value)
+
+    @field_validator("allowed_ae_titles")
+    @classmethod
+    def _ae_titles(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(check_ae_title(title) for title in value)
+
+    @field_validator("allowed_networks")
+    @classmethod
+    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        import ipaddress
+
+        for network in value:
+            ipaddress.ip_network(network, strict=False)
+        return value
+
+
+class StorageSettings(_Group):
+    spool: Path = Path("spool")
+    quarantine: Path = Path("quarantine")
+    vault: Path = Path("vault")
+    keys: Path = Path("keys")
+    dataset: Path = Path("dataset")
+    catalogue: Path = Path("catalogue.db")
+    audit: Path = Path("audit.db")
+    logs: Path = Path("logs")
+    federation: Path = Path("federation")
+    run: Path = Path("run")
+    min_free_mb: int = Field(default=512, ge=0)
+    keep_identified_hours: float = Field(default=168, ge=0)
+
+
+class StudySettings(_Group):
+    quiet_seconds: Seconds = 30
+    workers: int = Field(default=1, ge=1, le=64)
+
+
+class DeidSettings(_Group):
+    profile: str = "federated-default"
+    uid_root: str = Field(default="2.25", pattern=r"^[0-2](\.(0|[1-9][0-9]*))+$")
+    retain: tuple[str, ...] = ()
+
+
+class PolicySettings(_Group):
+    modalities: tuple[str, ...] = ()
+    sop_classes: tuple[str, ...] = ()
+    min_age_years: int | None = Field(default=None, ge=0, le=150)
+    max_age_years: int | None = Field(default=None, ge=0, le=150)
+    exclude_burned_in: bool = False
+    require_labels: bool = False
+    paused: bool = False
+
+
+class WebSettings(_Group):
+    host: str = "127.0.0.1"
+    port: Port = 8080
+    token_file: Path = Path("keys/api.token")
+
+
+class FederationSettings(_Group):
+    coordinator: str = ""
+    invitation: Path = Path("keys/invitation.json")
+    poll_seconds: Seconds = 1.0
+    device: str = "auto"
+    hours: tuple[str, ...] = ()
+    proxy: str = ""
+
+    @field_validator("coordinator")
+    @classmethod
+    def _coordinator(cls, value: str) -> str:
+        if value and not value.startswith("https://"):
+            raise ValueError("must start with https:// (or be empty to stay out of any federation)")
+        return value
+
+
+class OrthancSettings(_Group):
+    url: str = ""
+    username: str = ""
+    password_file: Path | None = None
+    poll_seconds: Seconds = 2.0
+
+
+class VaultSettings(_Group):
+    key_file: Path = Path("keys/vault.key")
+    passphrase_env: str = ""
+
+
+class NodeConfig(_Group):
+    """Everything node.toml says. Paths are absolute; ``root`` is the folder node.toml stands in."""
+
+    path: Path
+    root: Path
+    node: NodeSettings = NodeSettings()
+    dicom: DicomSettings = DicomSettings()
+    storage: StorageSettings = StorageSettings()
+    study: StudySettings = StudySettings()
+    deid: DeidSettings = DeidSettings()
+    policy: PolicySettings = PolicySettings()
+    web: WebSettings = WebSettings()
+    federation: FederationSettings = FederationSettings()
+    orthanc: OrthancSettings = OrthancSettings()
+    vault: VaultSettings = VaultSettings()
+
+
+def check_ae_title(value: str) -> str:
+    """`value` when it is an application entity title (PS3.5 6.2, VR AE); ValueError otherwise."""
+    if not 1 <= len(value) <= 16 or value != value.strip() or "\\" in value or not value.isprintable() or not value.isascii():
+        raise ValueError("must be an AE title: 1 to 16 printable ASCII characters, no backslash, no space at the ends")
+    return value
+
+
+def load_config(path: Path | str) -> NodeConfig:
+    """Read and check node.toml. Raises ConfigError naming file, key, wrong value and the mend."""
+    file = Path(path).expanduser().resolve()
+    if file.is_dir():
+        file = file / "node.toml"
+    try:
+        document = tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{file} does not exist: make a node with `fedpacs node init DIR`, or name its node.toml.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} cannot be read ({type(error).__name__}): check its permissions and encoding (UTF-8).") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{file} is not valid TOML: {error}; mend that line.") from None
+    reserved = {"path", "root"} & document.keys()
+    if reserved:
+        raise ConfigError(f"{file}: unknown key {sorted(reserved)[0]}: remove it.")
+    try:
+        config = NodeConfig.model_validate({**document, "path": file, "root": file.parent})
+    except ValidationError as error:
+        raise ConfigError(_sentence(file, error.errors())) from None
+    return _absolute(config)
+
+
+def _sentence(file: Path, errors: Iterable[Any]) -> str:
+    first = next(iter(errors))
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f"{file}: unknown key {key}: remove it, or see the commented node.toml that `fedpacs node init` writes."
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{file}: {key} = {first['input']!r} is wrong: {message[:1].lower()}{message[1:]}; mend the value."
+
+
+def _absolute(config: NodeConfig) -> NodeConfig:
+    """The same configuration with every path resolved against the folder of node.toml."""
+    groups: dict[str, _Group] = {}
+    for name in type(config).model_fields:
+        group = getattr(config, name)
+        if isinstance(group, _Group):
+            paths = {k: config.root / v for k, v in group if isinstance(v, Path)}
+            groups[name] = group.model_copy(update=paths)
+    return config.model_copy(update=groups)

@@ -1,0 +1,135 @@
+"""Makes a node's folder: the commented node.toml, the guarded folders and the keys it needs before its first start."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from pathlib import Path
+
+from dicom_node.config import check_ae_title, load_config
+from dicom_node.errors import ConfigError, StorageError
+
+_TEMPLATE = '''\
+# fedpacs node. Relative paths are relative to the folder this file stands in.
+# `fedpacs doctor --config {file}` says what is missing.
+
+[node]
+name = {name}                 # how this hospital is called in the federation
+timezone = "UTC"
+
+[dicom]                             # what modalities and the PACS need to know
+ae_title = {ae_title}
+host = "0.0.0.0"                    # interface to listen on
+port = {port}
+processes = 2                       # receiver processes on that port; more than cores does not help
+max_associations = 64
+max_pdu = 131072
+allowed_ae_titles = []              # calling AE titles; [] accepts any
+allowed_networks = ["127.0.0.0/8", "::1/128"]   # add your modalities' network, e.g. "10.20.0.0/16"
+private_sop_classes = []            # private storage SOP Class UIDs to accept
+idle_timeout_s = 60                 # an association without a message for so long is aborted
+stall_timeout_s = 30                # a message that stops half way for so long is aborted
+# tls_certificate = "keys/dicom.crt"   # set all three for mutual TLS
+# tls_key = "keys/dicom.key"
+# tls_ca = "keys/dicom-ca.crt"
+
+[storage]
+spool = "spool"                     # IDENTIFIED: what was received
+quarantine = "quarantine"           # IDENTIFIED: what could not be proven clean
+vault = "vault"                     # pseudonym key and crosswalk, encrypted
+keys = "keys"
+dataset = "dataset"                 # de-identified instances
+catalogue = "catalogue.db"
+audit = "audit.db"
+logs = "logs"
+federation = "federation"
+run = "run"
+min_free_mb = 512                   # below this much free disk C-STORE is refused with 0xA700
+keep_identified_hours = 168         # received bytes of a de-identified study are deleted after that
+
+[study]
+quiet_seconds = 30                  # a study is complete when nothing came for so long
+workers = 1                         # de-identification processes
+
+[deid]
+profile = "federated-default"       # basic | tcia | federated-default | a TOML file of your own
+uid_root = "2.25"
+retain = []                         # PS3.15 options to add
+
+[policy]                            # which studies may take part at all; [] means any
+modalities = []
+sop_classes = []
+# min_age_years = 18
+# max_age_years = 120
+exclude_burned_in = false
+require_labels = false
+paused = false
+
+[web]
+host = "127.0.0.1"                  # keep on loopback unless TLS stands in front
+port = {http_port}
+token_file = "keys/api.token"
+
+[federation]
+coordinator = ""                    # "https://coordinator.example:9092"; "" stays out of any federation
+invitation = "keys/invitation.json" # what the coordinator gave you
+poll_seconds = 1.0
+device = "auto"                     # auto | cpu | cuda
+hours = []                          # e.g. ["19:00-06:00"]; [] means at any time
+proxy = ""
+
+[orthanc]
+url = ""                            # "http://127.0.0.1:8042" to follow an Orthanc
+username = ""
+# password_file = "keys/orthanc.password"
+poll_seconds = 2.0
+
+[vault]
+key_file = "keys/vault.key"         # keep a copy elsewhere: without it no study can be re-identified
+passphrase_env = ""                 # or the name of an environment variable that holds a passphrase
+'''
+
+
+def write_default_config(
+    folder: Path, *, ae_title: str = "FEDPACS", port: int = 11112, http_port: int = 8080, name: str = "hospital"
+) -> Path:
+    """Write `folder`/node.toml and make the node's folders and first keys. Returns the file.
+
+    Raises ConfigError when the folder already holds a node or a value is wrong, StorageError when it cannot be written.
+    """
+    try:
+        check_ae_title(ae_title)
+    except ValueError as error:
+        raise ConfigError(f"--ae-title {ae_title!r} {error}.") from None
+    file = folder.expanduser().resolve() / "node.toml"
+    if file.exists():
+        raise ConfigError(f"{file} exists already: choose another folder, or edit that file.")
+    text = _TEMPLATE.format(
+        file=file.name, name=json.dumps(name), ae_title=json.dumps(ae_title), port=int(port), http_port=int(http_port)
+    )
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        for guarded in ("spool", "quarantine", "vault", "keys"):
+            (file.parent / guarded).mkdir(mode=0o700, exist_ok=True)
+        for plain in ("dataset", "logs", "federation", "run"):
+            (file.parent / plain).mkdir(exist_ok=True)
+        write_secret(file.parent / "keys" / "vault.key", secrets.token_hex(32) + "\n")
+        write_secret(file.parent / "keys" / "api.token", secrets.token_urlsafe(32) + "\n")
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise StorageError(f"{file.parent} cannot be written ({error.strerror}): choose a folder on a writable disk.") from None
+    load_config(file)
+    return file
+
+
+def write_secret(file: Path, text: str) -> None:
+    """Write a key file that only its owner can read, unless it exists already."""
+    import os
+
+    if file.exists():
+        return
+    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as handle:
+        handle.write(text)
+        handle.flush()
+        os.fsync(handle.fileno())
