@@ -5,7 +5,7 @@ Two lines in orthanc.json load it, one section sets it:
 
     "Plugins": ["/usr/share/orthanc/plugins/libOrthancPython.so"],
     "PythonScript": "/etc/orthanc/fedpacs/fedpacs_plugin.py",
-    "Fedpacs": {"Url": "http://127.0.0.1:8043", "TokenFile": "/etc/orthanc/fedpacs/api.token"}
+    "Fedpacs": {"Url": "http://127.0.0.1:8080", "TokenFile": "/etc/orthanc/fedpacs/api.token"}
 
 It moves no image. The node reads Orthanc's own /changes log and pulls what it wants; an event here only tells the node
 to look now. So nothing is lost when Orthanc, the node or this plugin stops, and C-STORE is not slowed: the one callback
@@ -31,7 +31,7 @@ import urllib.parse
 import orthanc
 
 VERSION = "0.1.0"
-DEFAULTS = {"Enabled": True, "Url": "http://127.0.0.1:8043", "TokenFile": "", "CaFile": "", "TimeoutSeconds": 10}
+DEFAULTS = {"Enabled": True, "Url": "http://127.0.0.1:8080", "TokenFile": "", "CaFile": "", "TimeoutSeconds": 10}
 BODY_LIMIT = 64 * 1024  # the largest request this plugin passes on
 HINT_LIMIT = 500  # more changed studies than this, and the node is told "look at everything"
 WORKERS = 4
