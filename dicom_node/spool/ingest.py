@@ -7,10 +7,12 @@ instances that nobody was promised (they are adopted at the next start) and neve
 from __future__ import annotations
 
 import hashlib
+import mmap
 import sqlite3
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -60,7 +62,7 @@ _STUDY = """INSERT INTO studies(study_key, study_uid, patient_id, accession, fir
         expected=coalesce(excluded.expected, expected), generation=generation + (state <> 'receiving'), state='receiving'"""
 _COUNT = """INSERT INTO counters(ae, name, value, last_at) VALUES(?,?,?,?)
     ON CONFLICT(ae, name) DO UPDATE SET value=value + excluded.value, last_at=excluded.last_at"""
-_FIND = "SELECT id, sha256, transfer_syntax FROM instances WHERE sop_uid=? ORDER BY id"
+_FIND = "SELECT id, sha256, transfer_syntax FROM instances WHERE sop_uid=? AND state<>'purged' ORDER BY id"
 
 
 class Ingest:
@@ -273,6 +275,13 @@ class LargeObject:
         self.writer.write_at(0, pack_header(length, self.data_offset, item.received_at, item.sha256, item.source))
         self.writer.sync()
         return self.writer.name, HEADER_SIZE, length, self.data_offset
+
+    @contextmanager
+    def mapped(self) -> Iterator[memoryview]:
+        """The data set as written so far, for checks; nothing of it is held in memory."""
+        with mmap.mmap(self.writer.fd, self.writer.end, prot=mmap.PROT_READ) as mapped, memoryview(mapped) as whole:
+            with whole[HEADER_SIZE + self.data_offset :] as view:
+                yield view
 
     def settle(self, keep: bool) -> None:
         if keep:

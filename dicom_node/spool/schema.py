@@ -20,7 +20,7 @@ def m001_spool(db: Any) -> None:
              segment TEXT NOT NULL, offset INTEGER NOT NULL, length INTEGER NOT NULL, data_offset INTEGER NOT NULL,
              sha256 TEXT NOT NULL, calling_ae TEXT NOT NULL, received_at REAL NOT NULL,
              duplicate_of INTEGER REFERENCES instances(id), state TEXT NOT NULL, reason TEXT NOT NULL DEFAULT '')""",
-        "CREATE UNIQUE INDEX instances_sop ON instances(sop_uid, sha256, transfer_syntax)",
+        "CREATE UNIQUE INDEX instances_sop ON instances(sop_uid, sha256, transfer_syntax) WHERE state<>'purged'",
         "CREATE INDEX instances_study ON instances(study_key)",
         "CREATE UNIQUE INDEX instances_place ON instances(segment, offset)",
         """CREATE TABLE studies(

@@ -1,0 +1,81 @@
+"""What all associations of one receiver process share: the spool, the queue of finished objects, counters, back pressure."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import structlog
+
+from dicom_node.errors import StorageError
+from dicom_node.receiver.settings import Settings
+from dicom_node.spool import Ingest
+
+if TYPE_CHECKING:
+    from dicom_node.receiver.association import Association
+    from dicom_node.receiver.transfer import Transfer
+
+log = structlog.get_logger("dicom_node.receiver")
+
+_WATERMARK_SECONDS = 0.25
+_MOST_PEERS = 1000
+_HYSTERESIS = 1.02  # above the watermark by this much before objects are taken again, so that it does not flap
+
+
+class Service:
+    """Not for threads: one event loop owns it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.ingest = Ingest(settings.spool, synchronous="NORMAL")
+        self.ready: list[tuple[Association, Transfer]] = []
+        self.now = time.monotonic()
+        self.memory = 0
+        self.refusing = False
+        self.established = 0
+        self._disk_checked = 0.0
+        self._counts: Counter[tuple[str, str]] = Counter()
+        self._peers: set[str] = set()
+
+    def close(self) -> None:
+        self.flush_counts()
+        self.ingest.close()
+
+    # -- back pressure ------------------------------------------------------------------------------------------------
+
+    def disk_is_full(self) -> bool:
+        """True while less than the watermark is free; looked at a few times a second at most."""
+        if self.now - self._disk_checked >= _WATERMARK_SECONDS or self._disk_checked == 0.0:
+            self._disk_checked = self.now
+            disk = os.statvfs(self.settings.spool)
+            free = disk.f_bavail * disk.f_frsize
+            watermark = self.settings.min_free_mb << 20
+            low = free < (watermark * _HYSTERESIS if self.refusing else watermark)
+            if low != self.refusing:
+                self.refusing = low
+                log.warning("receiver.disk", refusing=low, free_mb=free >> 20, min_free_mb=self.settings.min_free_mb)
+        return self.refusing
+
+    # -- counters -----------------------------------------------------------------------------------------------------
+
+    def count(self, ae: str, name: str, value: int = 1) -> None:
+        """Count for `ae`, which is a peer's word: names beyond the first thousand share one row."""
+        if ae not in self._peers:
+            if len(self._peers) >= _MOST_PEERS:
+                ae = "(others)"
+            self._peers.add(ae)
+        self._counts[ae, name] += value
+
+    def flush_counts(self) -> None:
+        """Write the counters that are not written with instances; a failure keeps them for the next time."""
+        if not self._counts:
+            return
+        rows = [(ae, name, value) for (ae, name), value in self._counts.items()]
+        try:
+            self.ingest.count(rows)
+        except StorageError as error:
+            log.warning("receiver.counters", error=str(error))
+        else:
+            self._counts.clear()

@@ -1,0 +1,81 @@
+"""What one receiver process needs to know, taken from node.toml once at start."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dicom_node.config import NodeConfig
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Frozen settings of the Storage SCP. Times in seconds, sizes in bytes unless named otherwise."""
+
+    spool: Path
+    run: Path | None = None
+    ae_title: str = "FEDPACS"
+    host: str = "0.0.0.0"
+    port: int = 11112
+    processes: int = 2
+    max_associations: int = 64
+    max_pdu: int = 131072
+    allowed_ae_titles: frozenset[str] = frozenset()
+    allowed_networks: tuple[Network, ...] = ()
+    private_sop_classes: frozenset[str] = frozenset()
+    artim_timeout_s: float = 30.0
+    idle_timeout_s: float = 600.0
+    stall_timeout_s: float = 60.0
+    min_free_mb: int = 512
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    tls_ca: Path | None = None
+    max_half_open: int = 512
+    spill_bytes: int = 8 << 20  # an object larger than this is streamed into a segment of its own
+    memory_bytes: int = 48 << 20  # held by all objects of a process before the large ones are streamed
+    peers: dict[str, tuple[str, int]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, config: NodeConfig) -> Settings:
+        dicom, storage = config.dicom, config.storage
+
+        def path(value: object) -> Path | None:
+            return Path(str(value)) if value else None
+
+        return cls(
+            spool=storage.spool,
+            run=storage.run,
+            ae_title=dicom.ae_title,
+            host=dicom.host,
+            port=dicom.port,
+            processes=dicom.processes,
+            max_associations=dicom.max_associations,
+            max_pdu=dicom.max_pdu,
+            allowed_ae_titles=frozenset(title.strip() for title in dicom.allowed_ae_titles),
+            allowed_networks=tuple(ipaddress.ip_network(n, strict=False) for n in dicom.allowed_networks),
+            private_sop_classes=frozenset(dicom.private_sop_classes),
+            idle_timeout_s=dicom.idle_timeout_s,
+            stall_timeout_s=dicom.stall_timeout_s,
+            min_free_mb=storage.min_free_mb,
+            tls_certificate=path(dicom.tls_certificate),
+            tls_key=path(dicom.tls_key),
+            tls_ca=path(dicom.tls_ca),
+        )
+
+    def allows_address(self, address: str) -> bool:
+        """Whether a peer's IP address is on the list ([] allows every one)."""
+        if not self.allowed_networks:
+            return True
+        ip = ipaddress.ip_address(address.split("%")[0])
+        mapped = getattr(ip, "ipv4_mapped", None)
+        candidate = mapped or ip
+        return any(candidate.version == n.version and candidate in n for n in self.allowed_networks)
+
+    def allows_ae(self, title: str) -> bool:
+        """Whether a calling AE title is on the list ([] allows every one)."""
+        return not self.allowed_ae_titles or title in self.allowed_ae_titles

@@ -1,0 +1,68 @@
+"""Which abstract and transfer syntaxes the receiver accepts, taken from the standard's registries (PS3.4, PS3.6)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from pydicom.uid import UID_dictionary
+from pynetdicom import sop_class
+
+VERIFICATION = "1.2.840.10008.1.1"
+STORAGE_COMMITMENT = str(sop_class.StorageCommitmentPushModel)
+STORAGE_COMMITMENT_INSTANCE = "1.2.840.10008.1.20.1.1"
+
+IMPLICIT_LE, EXPLICIT_LE, EXPLICIT_BE = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
+UNCOMPRESSED = (EXPLICIT_LE, IMPLICIT_LE, EXPLICIT_BE)
+GE_IMPLICIT_LE = "1.2.840.113619.5.2"
+
+# Sent as a transfer syntax but never of a data set that is stored: live video, and one that the standard retired as a format.
+_NOT_STORED = frozenset(
+    {
+        "1.2.840.10008.1.2.7.1",
+        "1.2.840.10008.1.2.7.2",
+        "1.2.840.10008.1.2.7.3",
+        "1.2.840.10008.1.20",
+        "1.2.840.10008.1.2.6.1",
+    }
+)
+
+
+def _storage_classes() -> frozenset[str]:
+    current = {*sop_class._STORAGE_CLASSES.values(), *sop_class._NON_PATIENT_OBJECT_CLASSES.values()}
+    registered = {
+        uid
+        for uid, entry in UID_dictionary.items()
+        if entry[1] == "SOP Class" and "Storage" in entry[0] and uid.startswith("1.2.840.10008.5.1.")
+    }
+    return frozenset(str(uid) for uid in current | registered)
+
+
+STORAGE_CLASSES = _storage_classes()
+TRANSFER_SYNTAXES = frozenset(
+    uid for uid, entry in UID_dictionary.items() if entry[1] == "Transfer Syntax" and uid not in _NOT_STORED
+) | {GE_IMPLICIT_LE}
+
+ACCEPTANCE, NO_ABSTRACT_SYNTAX, NO_TRANSFER_SYNTAX = 0, 3, 4
+
+
+def negotiate(abstract: str, proposed: Sequence[str], private: Iterable[str] = ()) -> tuple[int, str]:
+    """The result of one presentation context (PS3.8 section 9.3.3.2) and the transfer syntax it is accepted with.
+
+    The first acceptable proposal wins: senders put first the one their object is stored in, so nothing is transcoded.
+    """
+    if abstract in STORAGE_CLASSES or abstract in private:
+        good: Iterable[str] = (t for t in proposed if t in TRANSFER_SYNTAXES)
+    elif abstract in (VERIFICATION, STORAGE_COMMITMENT):
+        good = (t for t in proposed if t in UNCOMPRESSED)
+    else:
+        return NO_ABSTRACT_SYNTAX, proposed[0] if proposed else IMPLICIT_LE
+    chosen = next(iter(good), None)
+    return (
+        (ACCEPTANCE, chosen) if chosen is not None else (NO_TRANSFER_SYNTAX, proposed[0] if proposed else IMPLICIT_LE)
+    )
+
+
+def name_of(uid: str) -> str:
+    """The registered name of a UID, or the UID itself."""
+    entry: Mapping[int, str] | None = UID_dictionary.get(uid)
+    return entry[0] if entry else uid

@@ -1,0 +1,188 @@
+"""One C-STORE operation, from its command to an instance that is ready to be committed, or to the reason it is refused.
+
+The data set is held in memory while it is small and streamed into a segment of its own when it is not; a refused one is
+read and forgotten. Every check comes before the answer: Success (0x0000) means whole, matching, identified and durable.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+from dicom_node.receiver import dimse
+from dicom_node.receiver.service import Service
+from dicom_node.spool import DataSetError, Header, Incoming, Outcome, scan, valid_uid
+from dicom_node.spool.header import DEFLATED_LE, JPIP_DEFLATED
+from dicom_node.spool.ingest import LargeObject
+from dicom_node.spool.part10 import prefix
+
+_SPILL_AT_LEAST = 256 << 10
+_NO_STUDY = "the data set names no Study or Series Instance UID"
+
+STATUS_OF = {
+    Outcome.STORED: dimse.SUCCESS,
+    Outcome.DUPLICATE: dimse.SUCCESS,
+    Outcome.CONFLICT: dimse.SUCCESS,
+    Outcome.QUARANTINED: dimse.STORED_BUT_QUARANTINED,
+}
+
+
+class Refusal(Exception):
+    """The object is not taken: the status that says so, and a reason without any value of it."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.reason = reason
+
+
+class Transfer:
+    """A C-STORE operation in progress."""
+
+    __slots__ = (
+        "_chunks", "_digest", "_large", "_service", "_transfer_syntax",
+        "command", "context_id", "incoming", "refusal", "size", "source",
+    )  # fmt: skip
+
+    def __init__(
+        self, service: Service, command: dimse.Command, context_id: int, syntaxes: tuple[str, str], source: str
+    ) -> None:
+        """`syntaxes` are the abstract and transfer syntax of the presentation context; `source` the calling AE title."""
+        self._service = service
+        self.command = command
+        self.context_id = context_id
+        self.source = source
+        self._transfer_syntax = syntaxes[1]
+        self._chunks: list[bytes] = []
+        self._digest = hashlib.sha256()
+        self._large: LargeObject | None = None
+        self.size = 0
+        self.incoming: Incoming | None = None
+        self.refusal = self._refuse_early(syntaxes[0])
+
+    def _refuse_early(self, abstract: str) -> Refusal | None:
+        command = self.command
+        if command.uid(dimse.CLASS) != abstract:
+            return Refusal(dimse.CLASS_NOT_SUPPORTED, "SOP class is not that of the presentation context")
+        if not valid_uid(command.uid(dimse.INSTANCE)):
+            return Refusal(dimse.INVALID_INSTANCE, "affected SOP Instance UID is not a UID")
+        if self._service.disk_is_full():
+            return Refusal(dimse.OUT_OF_RESOURCES, "disk watermark reached")
+        return None
+
+    # -- receiving ----------------------------------------------------------------------------------------------------
+
+    def write(self, piece: memoryview) -> None:
+        """Take the next fragment; copies it, since the buffer it lies in is used again."""
+        self.size += len(piece)
+        if self.refusal is not None:
+            return
+        chunk = bytes(piece)
+        self._digest.update(chunk)
+        self._chunks.append(chunk)
+        service = self._service
+        if self._large is not None:
+            self._stream()
+            return
+        service.memory += len(chunk)
+        limit = service.settings.spill_bytes
+        if self.size > limit or (service.memory > service.settings.memory_bytes and self.size > _SPILL_AT_LEAST):
+            self._spill()
+
+    def _spill(self) -> None:
+        """Move what is held into a segment of its own, once its head has been checked."""
+        held = self.size
+        try:
+            self._check(scan(b"".join(self._chunks), self._transfer_syntax, whole=False))
+            self._large = self._service.ingest.large(self.source)
+            command = self.command
+            head = prefix(command.uid(dimse.CLASS), command.uid(dimse.INSTANCE), self._transfer_syntax, self.source)
+            self._large.begin(head)
+            self._stream()
+        except Refusal as refusal:
+            self._refuse(refusal)
+        except DataSetError as error:
+            self._refuse(Refusal(dimse.CANNOT_UNDERSTAND, str(error)))
+        except OSError:
+            self._refuse(Refusal(dimse.OUT_OF_RESOURCES, "disk full"))
+        self._service.memory -= held
+
+    def _stream(self) -> None:
+        assert self._large is not None
+        try:
+            if self._service.disk_is_full():
+                raise OSError("disk watermark reached")
+            self._large.write(self._chunks)
+            self._chunks.clear()
+        except OSError:
+            self._refuse(Refusal(dimse.OUT_OF_RESOURCES, "disk full"))
+
+    def _refuse(self, refusal: Refusal) -> None:
+        self.refusal = refusal
+        self._chunks.clear()
+        if self._large is not None:
+            self._large.abandon()
+            self._large = None
+
+    # -- the end ------------------------------------------------------------------------------------------------------
+
+    def finish(self) -> bool:
+        """The last fragment is here: True when there is an instance to commit, False when it is refused."""
+        if self.refusal is None:
+            try:
+                self.incoming = self._validated()
+            except Refusal as refusal:
+                self.release()
+                self._refuse(refusal)
+        return self.refusal is None
+
+    def _validated(self) -> Incoming:
+        if self._large is not None:
+            return self._validated_large(self._large)
+        data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+        try:
+            header = scan(data, self._transfer_syntax)
+        except DataSetError as error:
+            raise Refusal(dimse.CANNOT_UNDERSTAND, str(error)) from None
+        reason = self._check(header)
+        return Incoming(header, self._transfer_syntax, self.source, self._digest.digest(), self.size, (data,), reason)
+
+    def _validated_large(self, large: LargeObject) -> Incoming:
+        deflated = self._transfer_syntax == DEFLATED_LE or self._transfer_syntax in JPIP_DEFLATED
+        try:
+            with large.mapped() as data:
+                header = scan(data[: 1 << 20] if deflated else data, self._transfer_syntax, whole=not deflated)
+        except DataSetError as error:
+            raise Refusal(dimse.CANNOT_UNDERSTAND, str(error)) from None
+        reason = self._check(header)
+        item = Incoming(header, self._transfer_syntax, self.source, self._digest.digest(), self.size, (), reason)
+        item.placed = large
+        return item
+
+    def _check(self, header: Header) -> str:
+        """Why the object goes to quarantine, or ''. Raises Refusal where it may not even be kept."""
+        command = self.command
+        if header.fault and not (header.sop_uid and header.sop_class):
+            raise Refusal(dimse.CANNOT_UNDERSTAND, header.fault)
+        if header.sop_uid != command.uid(dimse.INSTANCE) or header.sop_class != command.uid(dimse.CLASS):
+            raise Refusal(
+                dimse.DATA_SET_MISMATCH, "SOP class or instance UID of the data set is not that of the command"
+            )
+        for uid in (header.study_uid, header.series_uid):
+            if uid and not valid_uid(uid):
+                raise Refusal(dimse.CANNOT_UNDERSTAND, "Study or Series Instance UID is not a UID")
+        if header.fault:
+            return header.fault
+        return "" if header.study_uid and header.series_uid else _NO_STUDY
+
+    def release(self) -> None:
+        """Give back the memory that the object was counted with."""
+        if self._large is None and self.refusal is None:
+            self._service.memory -= self.size
+        self._chunks = []
+
+    def abandon(self) -> None:
+        """The association ended before the object did."""
+        self.release()
+        if self._large is not None:
+            self._large.abandon()
+            self._large = None
