@@ -51,3 +51,9 @@ def m003_uses(db: Any) -> None:
              PRIMARY KEY(project, round, study_uid)) WITHOUT ROWID"""
     )
     db.execute("CREATE INDEX uses_study ON uses(study_uid)")
+
+
+@migrations()
+def m004_optouts(db: Any) -> None:
+    """Keyed hashes of the Patient IDs that opted out; worthless without the vault key."""
+    db.execute("CREATE TABLE optouts(token TEXT PRIMARY KEY, at REAL NOT NULL, by TEXT NOT NULL) WITHOUT ROWID")
