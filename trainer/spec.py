@@ -6,6 +6,7 @@ A spec is made by the node from an approved project; nothing in it is code, and 
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,7 +31,7 @@ class TaskSpec(_Strict):
     size.
     """
 
-    name: Literal["classification", "segmentation"] = "classification"
+    name: Literal["classification"] = "classification"
     classes: list[str] = Field(min_length=2)
     label: str = ""
     size: int = Field(default=64, ge=8, le=1024)
@@ -43,8 +44,18 @@ class TaskSpec(_Strict):
         return value
 
 
+def lr_at_round(lr: float, number: int, rounds: int) -> float:
+    """The learning rate of round `number` (from 0): a half cosine from lr down to lr / 20 over the rounds."""
+    share = 0.5 * (1 + math.cos(math.pi * number / max(rounds - 1, 1)))
+    return lr * (0.05 + 0.95 * share)
+
+
 class LocalSpec(_Strict):
-    """One site's training between two exchanges. `steps`, when set, bounds the optimiser steps instead of `epochs`."""
+    """One site's training between two exchanges. `steps`, when set, bounds the optimiser steps instead of `epochs`.
+
+    schedule: "constant" within one exchange (the coordinator lowers lr from round to round by `lr_at_round`), or "cosine",
+    the same half cosine over the epochs of one long training (centralised or local-only comparison in a single job).
+    """
 
     epochs: int = Field(default=1, ge=1, le=1000)
     steps: int | None = Field(default=None, ge=1)
@@ -52,6 +63,7 @@ class LocalSpec(_Strict):
     lr: float = Field(default=1e-3, gt=0, le=10)
     weight_decay: float = Field(default=1e-4, ge=0)
     optimizer: Literal["adamw", "sgd"] = "adamw"
+    schedule: Literal["constant", "cosine"] = "constant"
     augment: Literal["none", "light", "style"] = "light"
     class_weighted: bool = True
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)

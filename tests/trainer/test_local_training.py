@@ -13,7 +13,7 @@ from trainer.local import training
 from trainer.local.algorithms import FedProx, Scaffold, choose
 from trainer.local.checkpoint import Checkpoints
 from trainer.local.data import Samples, epoch_order, pool
-from trainer.spec import LocalSpec
+from trainer.spec import LocalSpec, lr_at_round
 
 ARGS = {"classes": 2, "widths": [8, 16]}
 
@@ -179,3 +179,18 @@ def test_pooling_keeps_rows_and_patients_apart() -> None:
     images, labels = both.batch(np.array([0, 1, 2]))
     assert images.ravel().tolist() == [3, 1, 9] and labels.tolist() == [0, 1, 1]
     assert both.groups is not None and both.groups.tolist() == [0, 0, 1]
+
+
+def test_the_learning_rate_falls_by_a_half_cosine(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[float] = []
+    step = torch.optim.AdamW.step
+
+    def watched(self: torch.optim.AdamW, *a: object, **k: object) -> object:
+        seen.append(self.param_groups[0]["lr"])
+        return step(self, *a, **k)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", watched)
+    fit(blobs(32), LocalSpec(epochs=3, batch=16, lr=1.0, schedule="cosine"))
+    assert seen == pytest.approx([1.0, 1.0, 0.525, 0.525, 0.05, 0.05])
+    assert [lr_at_round(1.0, n, 3) for n in range(3)] == pytest.approx([1.0, 0.525, 0.05])
+    assert lr_at_round(2.0, 0, 1) == 2.0

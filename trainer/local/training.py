@@ -21,7 +21,7 @@ from trainer.local.algorithms import LocalAlgorithm
 from trainer.local.augment import augment
 from trainer.local.checkpoint import Checkpoints, Progress
 from trainer.local.data import Samples
-from trainer.spec import LocalSpec
+from trainer.spec import LocalSpec, lr_at_round
 
 Report = Callable[[dict[str, object]], None]
 
@@ -97,6 +97,7 @@ def train(
     while progress.step < progress.total:
         order = progress.epoch_rows(len(samples), local.batch)
         for rows in order[progress.at :]:
+            _set_lr(optimizer, local, progress.step / progress.total)
             before = time.monotonic()
             images, labels = samples.batch(rows)
             images = (
@@ -124,6 +125,13 @@ def train(
     state = algorithm.finish(model, progress.step)  # SCAFFOLD's new control variate
     seconds = time.monotonic() - started
     return Trained(len(samples), progress.step, progress.mean_loss, seconds, waited / max(seconds, 1e-9), state)
+
+
+def _set_lr(optimizer: torch.optim.Optimizer, local: LocalSpec, share: float) -> None:
+    """The learning rate after `share` of the training, by the epoch it falls in."""
+    if local.schedule == "cosine":
+        for group in optimizer.param_groups:
+            group["lr"] = lr_at_round(local.lr, int(share * local.epochs), local.epochs)
 
 
 def total_steps(count: int, local: LocalSpec) -> int:

@@ -1,0 +1,172 @@
+"""A project's cohort as samples: catalogue records → labelled, prepared images of one partition.
+
+Everything here stands right of the wall: the only paths opened are the catalogue, the dataset folder and the cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from dicom_node.records import PARTITIONS, Catalogue, CohortEntry, CohortRule, InstanceRecord, StudyRecord
+from trainer.errors import CohortError, LabelError, SpecError
+from trainer.local.data import Samples, pool
+from trainer.pixels.cache import TensorCache, Wanted
+from trainer.pixels.prepare import Preparation, prepare_frame
+from trainer.pixels.read import read_frames
+from trainer.spec import JobSpec, Source
+
+_NOT_IMAGES = (
+    "1.2.840.10008.5.1.4.1.1.66",  # registrations, fiducials, segmentations
+    "1.2.840.10008.5.1.4.1.1.88",  # structured reports
+    "1.2.840.10008.5.1.4.1.1.11",  # presentation states
+    "1.2.840.10008.5.1.4.1.1.104",  # encapsulated documents
+    "1.2.840.10008.5.1.4.1.1.481",  # radiotherapy objects
+)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Samples by partition, the studies behind them, and what was set aside: {reason: count} and {SOP UID:
+    sentence}.
+    """
+
+    samples: dict[str, Samples]
+    studies: dict[str, list[str]]
+    facts: dict[str, list[dict[str, Any]]]
+    failures: dict[str, int] = field(default_factory=dict)
+    set_aside: dict[str, str] = field(default_factory=dict)
+
+
+def load_cohort(spec: JobSpec, threads: int = 1, progress: Callable[[int, int], None] | None = None) -> Loaded:
+    """Read every source of the spec and pool them. Errors: CohortError, LabelError, CacheError."""
+    sources = [Source(catalogue=spec.catalogue, dataset=spec.dataset), *spec.pooled]
+    parts = [_load_source(spec, source, threads, progress) for source in sources]
+    return parts[0] if len(parts) == 1 else _pooled(parts)
+
+
+def _load_source(spec: JobSpec, source: Source, threads: int, progress: Callable[[int, int], None] | None) -> Loaded:
+    index = {name: i for i, name in enumerate(spec.task.classes)}
+    preparation = Preparation(size=spec.task.size)
+    cache = TensorCache(spec.cache, preparation)
+    entries, failures = _entries(spec, source, cache)
+    wanted: list[Wanted] = []
+    owners: list[tuple[str, CohortEntry]] = []
+    for partition, group in entries.items():
+        for entry in group:
+            _class_index(index, entry.label, spec.task.label)
+            for record in entry.instances:
+                if is_image(record):
+                    make = partial(prepare_instance, source.dataset, record, preparation)
+                    wanted.append(Wanted(record.sop_uid, record.sha256, make))
+                    owners.append((partition, entry))
+    filled = cache.fill(wanted, threads, progress)
+    return _collect(filled.images, filled.rows, owners, index, failures, filled.failures)
+
+
+def _entries(spec: JobSpec, source: Source, cache: TensorCache) -> tuple[dict[str, list[CohortEntry]], dict[str, int]]:
+    """The cohort by partition and the failures; cached pixels of withdrawn patients are overwritten on the way."""
+    if not source.catalogue.exists():
+        raise CohortError(f"the catalogue {source.catalogue.name} does not exist; run the node once so that it is made")
+    rule = cohort_rule(spec)
+    catalogue = Catalogue(source.catalogue, dataset=source.dataset, readonly=True)
+    try:
+        cohort = catalogue.cohort(rule)
+        withdrawn = {i.sop_uid for s in catalogue.studies("withdrawn") for i in catalogue.instances(s.study_uid)}
+    finally:
+        catalogue.close()
+    cache.forget(withdrawn)
+    if len(cohort.patients) < rule.min_patients:
+        reasons = (
+            "; ".join(f"{count} studies: {why}" for why, count in sorted(cohort.failures.items()))
+            or "no study is there"
+        )
+        raise CohortError(
+            f"the cohort has {len(cohort.patients)} patients where the project needs {rule.min_patients} ({reasons});"
+            " label more studies or ask for a smaller minimum"
+        )
+    return cohort.split(spec.split_salt), dict(cohort.failures)
+
+
+def cohort_rule(spec: JobSpec) -> CohortRule:
+    """The spec's rule, with the task's label and classes where it names none. Errors: SpecError."""
+    named = dict(spec.cohort)
+    if not named.get("label"):
+        named["label"] = spec.task.label
+    if not named.get("classes"):
+        named["classes"] = list(spec.task.classes)
+    try:
+        return CohortRule.model_validate(named)
+    except ValidationError as err:
+        first = err.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise SpecError(
+            f"the cohort rule's {key or 'document'} is wrong ({first['msg']}); mend the project file"
+        ) from err
+
+
+def is_image(record: InstanceRecord) -> bool:
+    """Whether an instance's SOP class holds pixels to look at (not a segmentation, report, state, document or plan)."""
+    return not any(record.sop_class == root or record.sop_class.startswith(root + ".") for root in _NOT_IMAGES)
+
+
+def prepare_instance(dataset: Path, record: InstanceRecord, preparation: Preparation) -> np.ndarray:
+    """One instance → float32 [1, size, size]; a multi-frame object gives its middle frame."""
+    frames = read_frames(dataset / record.path, record.sop_uid, record.pixel_offset, record.pixel_length)
+    return prepare_frame(frames.values[len(frames.values) // 2], preparation)
+
+
+def _class_index(index: Mapping[str, int], label: str | None, name: str) -> int:
+    if label is None or label not in index:
+        known = ", ".join(index)
+        raise LabelError(
+            f"the label {name!r} has a value outside the project's classes ({known}); mend the label table"
+        )
+    return index[label]
+
+
+def _collect(
+    images: np.ndarray,
+    rows: np.ndarray,
+    owners: list[tuple[str, CohortEntry]],
+    index: Mapping[str, int],
+    failures: dict[str, int],
+    set_aside: dict[str, str],
+) -> Loaded:
+    samples: dict[str, Samples] = {}
+    studies: dict[str, list[str]] = {}
+    facts: dict[str, list[dict[str, Any]]] = {}
+    numbers: dict[str, int] = {}
+    for partition in PARTITIONS:
+        mine = [i for i, (where, _) in enumerate(owners) if where == partition and rows[i] >= 0]
+        entries = [owners[i][1] for i in mine]
+        labels = np.array([index[str(entry.label)] for entry in entries], np.int64)
+        groups = np.array([numbers.setdefault(entry.study.patient, len(numbers)) for entry in entries], np.int64)
+        samples[partition] = Samples(images, labels, rows[mine].astype(np.int64), groups)
+        studies[partition] = sorted({entry.study.study_uid for entry in entries})
+        facts[partition] = [study_facts(entry.study) for entry in entries]
+    if set_aside:
+        failures = failures | {"pixel data cannot be decoded": len(set_aside)}
+    return Loaded(samples, studies, facts, failures, set_aside)
+
+
+def study_facts(study: StudyRecord) -> dict[str, Any]:
+    """The header facts that subgroup metrics go by."""
+    return {"sex": study.sex, "age_years": study.age_years, "manufacturer": study.manufacturer}
+
+
+def _pooled(parts: list[Loaded]) -> Loaded:
+    samples = {name: pool([part.samples[name] for part in parts]) for name in PARTITIONS}
+    studies = {name: [uid for part in parts for uid in part.studies[name]] for name in PARTITIONS}
+    facts = {name: [fact for part in parts for fact in part.facts[name]] for name in PARTITIONS}
+    failures: dict[str, int] = {}
+    for part in parts:
+        for reason, count in part.failures.items():
+            failures[reason] = failures.get(reason, 0) + count
+    return Loaded(samples, studies, facts, failures, {k: v for part in parts for k, v in part.set_aside.items()})
