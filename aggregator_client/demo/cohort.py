@@ -18,7 +18,7 @@ from aggregator_client.demo.images import FINDINGS, XRay
 
 Partition = Literal["train", "validation", "test"]
 
-MAIN_SHARE = 0.75
+MAIN_SHARE = 0.9
 """Part of a finding's training patients that goes to the hospitals which mostly see that finding."""
 TEST_SHARE = 0.30
 VALIDATION_SHARE = 0.10

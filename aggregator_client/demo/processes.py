@@ -46,6 +46,8 @@ class Child:
     log: Path
     also: tuple[Path, ...] = ()
     """Other logs of the same process family, newest words first when it is quoted."""
+    passing: bool = False
+    """Whether it is to end by itself, with code 0."""
 
     def last_words(self) -> str:
         """The last non-empty line this process wrote anywhere, for error messages."""
@@ -82,14 +84,16 @@ class Children:
         finally:
             self._stack.close()
 
-    def start(self, name: str, argv: Sequence[str], log: Path, also: Sequence[Path] = ()) -> Child:
+    def start(
+        self, name: str, argv: Sequence[str], log: Path, also: Sequence[Path] = (), passing: bool = False
+    ) -> Child:
         """Start `argv` in a session of its own; it dies with this process even when that is killed with SIGKILL."""
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as out:
             process = start_child(
                 argv, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, env=self._environment()
             )
-        child = Child(name, process, log, tuple(also))
+        child = Child(name, process, log, tuple(also), passing)
         self.running.append(child)
         return child
 
@@ -115,10 +119,10 @@ class Children:
             raise DemoError(f"`{_shown(argv)}` was to print JSON and printed {said[:80]!r}") from None
 
     def check(self) -> None:
-        """Raise DemoError naming a child that has ended though it should run."""
+        """Raise DemoError naming a child that has ended though it should run; a passing one may end with code 0."""
         for child in self.running:
             code = child.process.poll()
-            if code is not None:
+            if code is not None and not (child.passing and code == 0):
                 raise DemoError(f"{child.name} ended with code {code}; it last said: {child.last_words()}")
 
     def wait(
@@ -143,6 +147,14 @@ class Children:
                 words = "; ".join(f"{child.name} last said: {child.last_words()}" for child in suspects)
                 raise StalledError(f"{what} has not moved for {stall_seconds:.0f} s{'; ' if words else ''}{words}")
             time.sleep(every)
+
+    def finish(self, child: Child, seconds: float) -> None:
+        """Wait for a passing child to end with code 0. Errors: StalledError, or DemoError with its last words."""
+        self.wait(
+            f"{child.name} (limit {seconds:.0f} s)", lambda: (child.process.poll() == 0, None), seconds, [child], 0.1
+        )
+        if child in self.running:
+            self.running.remove(child)
 
     def end(self, child: Child) -> None:
         """Stop one child now (SIGTERM to its group, SIGKILL after the grace)."""
