@@ -109,6 +109,14 @@ class WorkQueue:
                 return Job(row["key"], json.loads(row["payload"]), attempts, row["token"] + 1, row["version"])
         return self.claim(worker, lease_seconds)
 
+    def release(self, worker: str) -> int:
+        """Give back what a worker of this name held when it died, without waiting for its leases; returns how many."""
+        with transaction(self._db) as db:
+            return db.execute(
+                "UPDATE jobs SET state = 'waiting', due = ? WHERE queue = ? AND worker = ? AND state = 'claimed'",
+                (self._now(), self.name, worker),
+            ).rowcount
+
     def renew(self, job: Job, lease_seconds: float = LEASE_SECONDS) -> bool:
         """Prolong the lease; False when the job is no longer this worker's."""
         with transaction(self._db):

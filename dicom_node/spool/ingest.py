@@ -59,6 +59,7 @@ _STUDY = """INSERT INTO studies(study_key, study_uid, patient_id, accession, fir
         generation) VALUES(?,?,?,?,?,?,?,?,'receiving',1)
     ON CONFLICT(study_key) DO UPDATE SET last_at=max(last_at, excluded.last_at), instances=instances + excluded.instances,
         accession=CASE accession WHEN '' THEN excluded.accession ELSE accession END,
+        patient_id=CASE patient_id WHEN '' THEN excluded.patient_id ELSE patient_id END,
         expected=coalesce(excluded.expected, expected), generation=generation + (state <> 'receiving'), state='receiving'"""
 _COUNT = """INSERT INTO counters(ae, name, value, last_at) VALUES(?,?,?,?)
     ON CONFLICT(ae, name) DO UPDATE SET value=value + excluded.value, last_at=excluded.last_at"""

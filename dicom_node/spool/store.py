@@ -232,9 +232,16 @@ class Spool:
                 (study_key,),
             )
 
-    def purge(self, study_key: str) -> int:
-        """Erase the identified bytes of a study and forget who it was of; returns how many instances were erased."""
+    def purge(self, study_key: str, generation: int | None = None) -> int:
+        """Erase the identified bytes of a study and forget who it was of; returns how many instances were erased.
+
+        With `generation`, nothing is erased when an instance arrived since that generation was read, or work is going on.
+        """
         with self._transaction() as db:
+            if generation is not None:
+                current = db.execute("SELECT generation, state FROM studies WHERE study_key=?", (study_key,)).fetchone()
+                if current is None or current[0] != generation or current[1] in ("receiving", "complete"):
+                    return 0
             rows = db.execute(
                 "UPDATE instances SET state='purged' WHERE study_key=? AND state<>'purged' RETURNING segment, offset, length",
                 (study_key,),
