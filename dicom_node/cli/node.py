@@ -1,0 +1,119 @@
+"""`fedpacs node`: make a hospital's node, run it, ask how it is, steer it."""
+
+from __future__ import annotations
+
+import getpass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dicom_node.cli import labels, optout
+from dicom_node.cli.output import ConfigOption, JsonOption, find_config, print_json, print_table
+from dicom_node.cli.people import ByOption
+from dicom_node.errors import RefusedError
+
+app = typer.Typer(help="The hospital's node: make it, run it, ask it, steer it.", no_args_is_help=True)
+app.add_typer(labels.app, name="labels")
+app.add_typer(optout.app, name="optout")
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to make the node in.")],
+    ae_title: Annotated[str, typer.Option("--ae-title", help="AE title modalities send to.")] = "FEDPACS",
+    port: Annotated[int, typer.Option("--port", help="DICOM port.", min=1, max=65535)] = 11112,
+    http_port: Annotated[
+        int, typer.Option("--http-port", help="Port of the console and REST interface.", min=1, max=65535)
+    ] = 8080,
+    name: Annotated[str, typer.Option("--name", help="How this hospital is called in the federation.")] = "hospital",
+    as_json: JsonOption = False,
+) -> None:
+    """Make DIR/node.toml, commented and ready to run, with its guarded folders and keys."""
+    from dicom_node.setup import write_default_config
+
+    file = write_default_config(folder, ae_title=ae_title, port=port, http_port=http_port, name=name)
+    if as_json:
+        print_json({"config": str(file), "ae_title": ae_title, "port": port, "http_port": http_port, "name": name})
+        return
+    print(f"Made {file}. It accepts any calling AE on this machine; next: fedpacs node run --config {file}")
+
+
+@app.command()
+def run(config: ConfigOption = None) -> None:
+    """Run the node until Ctrl-C or SIGTERM: receiver, workers, console, Orthanc reader, federation."""
+    from dicom_node import daemon
+
+    raise typer.Exit(daemon.run(find_config(config)))
+
+
+@app.command()
+def status(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """What was received, from whom, how far it got, what waits, and what is wrong."""
+    from dicom_node.web.view import NodeView
+
+    found = find_config(config)
+    if not found.storage.spool.exists():
+        raise RefusedError(f"The node in {found.root} has no spool yet: run it once with `fedpacs node run`.")
+    view = NodeView(found)
+    try:
+        facts = view.status()
+    finally:
+        view.close()
+    if as_json:
+        print_json(facts)
+        return
+    node = facts["node"]
+    print(
+        f"{node['name']}: AE {node['ae_title']}, port {node['port']}, {'PAUSED' if facts['paused'] else 'not paused'}"
+    )
+    print_table("Pipeline", ("step", "count"), facts["pipeline"].items())
+    rows = [
+        [sender.get(key) for key in ("ae_title", "instances", "duplicate", "conflict", "quarantined")]
+        for sender in facts["senders"]
+    ]
+    print_table("Senders", ("AE title", "stored", "duplicates", "conflicts", "quarantined"), rows)
+    processes = [(name, one.get("state", ""), one.get("restarts", "")) for name, one in facts["processes"].items()]
+    print_table("Processes", ("process", "state", "restarts"), processes)
+    waiting = facts["oldest_waiting_s"]
+    print(f"Disk: {facts['disk']['free_mb']} MB free (refuses below {facts['disk']['min_free_mb']} MB).")
+    print(f"Oldest waiting study: {'none' if waiting is None else f'{waiting} s'}. Opt-outs: {facts['optouts']}.")
+    if facts["last_error"]:
+        print(f"Last error: {facts['last_error']}")
+
+
+@app.command()
+def pause(
+    config: ConfigOption = None,
+    by: ByOption = None,
+    reason: Annotated[str, typer.Option("--reason", help="Why, for the audit log.")] = "",
+) -> None:
+    """Stop de-identification and training; receiving goes on."""
+    from dicom_node.pause import pause as pause_node
+
+    changed = pause_node(find_config(config), by or getpass.getuser(), reason)
+    print("Paused." if changed else "It was paused already.")
+
+
+@app.command()
+def resume(config: ConfigOption = None, by: ByOption = None) -> None:
+    """Take a pause back."""
+    from dicom_node.pause import resume as resume_node
+
+    changed = resume_node(find_config(config), by or getpass.getuser())
+    print("Resumed." if changed else "It was not paused.")
+
+
+@app.command()
+def reindex(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Rebuild spool.db from the segment files (the node must be stopped)."""
+    from dicom_node.spool import reindex as rebuild
+
+    found = find_config(config)
+    report = rebuild(found.storage.spool)
+    if as_json:
+        print_json(report.__dict__)
+    else:
+        print(
+            f"Rebuilt {found.storage.spool / 'spool.db'}: " + ", ".join(f"{v} {k}" for k, v in report.__dict__.items())
+        )
