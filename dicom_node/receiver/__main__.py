@@ -8,6 +8,7 @@ import resource
 import sys
 from pathlib import Path
 
+from dicom_node import logs
 from dicom_node.config import load_config
 from dicom_node.errors import NodeError
 from dicom_node.receiver.server import Server
@@ -22,6 +23,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         config = load_config(arguments.config)
+        logs.configure(config.storage.logs, "receiver")
         run(Settings.of(config))
     except NodeError as error:
         print(f"fedpacs: {error}", file=sys.stderr)

@@ -172,7 +172,7 @@ class Association:
         self.calling_ae = verdict.calling_ae
         if verdict.contexts is None:
             self.service.count(verdict.calling_ae, f"rejected: {verdict.reason}")
-            log.warning("association.rejected", ae=verdict.calling_ae, reason=verdict.reason)
+            log.warning("association.rejected", calling_ae=verdict.calling_ae, reason=verdict.reason)
             self.send(verdict.answer)
             self.finish_sending()
             return
@@ -258,7 +258,9 @@ class Association:
         refusal = transfer.refusal
         assert refusal is not None
         self.service.count(self.calling_ae, f"refused: {refusal.reason}")
-        log.warning("instance.refused", ae=self.calling_ae, status=f"0x{refusal.status:04X}", reason=refusal.reason)
+        log.warning(
+            "instance.refused", calling_ae=self.calling_ae, status=f"0x{refusal.status:04X}", reason=refusal.reason
+        )
         self.reply(transfer.context_id, transfer.command, refusal.status, refusal.reason)
 
     def reply(self, context_id: int, command: dimse.Command, status: int, comment: str = "") -> None:
@@ -296,7 +298,7 @@ class Association:
         """Send A-ABORT and wait for the peer to close."""
         if self.state in (State.CLOSING, State.CLOSED):
             return
-        log.warning("association.aborted", ae=self.calling_ae, reason=why)
+        log.warning("association.aborted", calling_ae=self.calling_ae, reason=why)
         self.service.count(self.calling_ae or "(unknown)", f"aborted: {why}")
         self.send(pdu.abort(source, reason))
         self.finish_sending()
@@ -318,7 +320,7 @@ class Association:
         if self.state is State.CLOSED:
             return
         if self.state is State.ESTABLISHED and why != "closed":
-            log.info("association.ended", ae=self.calling_ae, reason=why)
+            log.info("association.ended", calling_ae=self.calling_ae, reason=why)
         self._leave()
         self.state = State.CLOSED
         self.socket.close()

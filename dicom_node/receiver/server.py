@@ -15,6 +15,7 @@ import signal
 import socket
 import ssl
 import time
+from pathlib import Path
 from types import FrameType
 
 from dicom_node.errors import ConfigError, StorageError
@@ -48,6 +49,9 @@ class Server:
         self._writing: set[int] = set()
         self._stopping = False
         self._next_tick = 0.0
+        if settings.run is not None:
+            settings.run.mkdir(parents=True, exist_ok=True)
+            clear_stale_status(settings.run)
         self._wake_r, self._wake_w = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._poll.register(self._wake_r, select.EPOLLIN)
 
@@ -75,6 +79,8 @@ class Server:
                 association.close("closed")
             self.service.close()
             self._poll.close()
+            if self.settings.run is not None:
+                status_path(self.settings.run).unlink(missing_ok=True)
 
     def _farewell(self) -> None:
         for association in list(self._associations.values()):
@@ -229,12 +235,24 @@ class Server:
             "connections": len(self._associations),
             "refusing": self.service.refusing,
         }
-        path = settings.run / f"receiver-{os.getpid()}.json"
+        path = status_path(settings.run)
         try:
             path.with_suffix(".new").write_text(json.dumps(status))
             path.with_suffix(".new").replace(path)
         except OSError as error:
             log.warning("receiver.status", error=error.strerror)
+
+
+def status_path(run: Path) -> Path:
+    """Where this receiver process tells how it is doing, about twice a second."""
+    return run / f"receiver-{os.getpid()}.json"
+
+
+def clear_stale_status(run: Path) -> None:
+    """Remove what killed receivers left."""
+    for path in run.glob("receiver-*.json"):
+        if not Path(f"/proc/{path.stem.removeprefix('receiver-')}").exists():
+            path.unlink(missing_ok=True)
 
 
 def _listen(settings: Settings) -> socket.socket:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 
 from pydicom.uid import UID_dictionary
 from pynetdicom import sop_class
+
+from dicom_node.spool.header import valid_uid
 
 VERIFICATION = "1.2.840.10008.1.1"
 STORAGE_COMMITMENT = str(sop_class.StorageCommitmentPushModel)
@@ -45,12 +47,21 @@ TRANSFER_SYNTAXES = frozenset(
 ACCEPTANCE, NO_ABSTRACT_SYNTAX, NO_TRANSFER_SYNTAX = 0, 3, 4
 
 
-def negotiate(abstract: str, proposed: Sequence[str], private: Iterable[str] = ()) -> tuple[int, str]:
+ANY = "*"  # in the list of private classes: whatever the standard does not know is taken for a storage class
+
+
+def is_storage(abstract: str, private: Container[str]) -> bool:
+    """Whether objects of this SOP class are stored."""
+    unknown = ANY in private and abstract not in UID_dictionary and valid_uid(abstract)
+    return abstract in STORAGE_CLASSES or abstract in private or unknown
+
+
+def negotiate(abstract: str, proposed: Sequence[str], private: Container[str] = ()) -> tuple[int, str]:
     """The result of one presentation context (PS3.8 section 9.3.3.2) and the transfer syntax it is accepted with.
 
     The first acceptable proposal wins: senders put first the one their object is stored in, so nothing is transcoded.
     """
-    if abstract in STORAGE_CLASSES or abstract in private:
+    if is_storage(abstract, private):
         good: Iterable[str] = (t for t in proposed if t in TRANSFER_SYNTAXES)
     elif abstract in (VERIFICATION, STORAGE_COMMITMENT):
         good = (t for t in proposed if t in UNCOMPRESSED)

@@ -93,7 +93,18 @@ def scan(data: bytes | bytearray | memoryview, transfer_syntax: str, whole: bool
                 _walk_explicit(view, found, whole, _BIG if transfer_syntax == EXPLICIT_BE else _LITTLE)
         except StructureError as error:
             fault = str(error)
+            if not found and transfer_syntax not in (IMPLICIT_LE, GE_IMPLICIT_LE):
+                fault = _despite_its_syntax(view, found, fault, whole)
     return _header(found, fault)
+
+
+def _despite_its_syntax(view: memoryview, found: dict[int, bytes], fault: str, whole: bool) -> str:
+    """Some writers encode implicit VR whatever the transfer syntax says: find out whose object it is all the same."""
+    try:
+        _walk_implicit(view, found, whole)
+    except StructureError:
+        return fault
+    return "the data set is encoded in implicit VR, against its transfer syntax" if found else fault
 
 
 def _header(found: dict[int, bytes], fault: str) -> Header:
