@@ -70,15 +70,14 @@ class Site:
     def init(self, children: Children, coordinator: str, invitation: str) -> None:
         """`fedpacs node init`, then the settings an administrator would change."""
         children.run(
-            fedpacs("node", "init", self.folder, "--ae-title", self.hospital.ae_title, "--port", str(self.port))
+            fedpacs("node", "init", self.folder, "--ae-title", self.hospital.ae_title, "--port", self.port)
+            + ["--http-port", str(self.http_port), "--name", self.hospital.name]
         )
         settings: dict[str, Any] = {
-            "node.name": self.hospital.name,
             "dicom.host": "127.0.0.1",
             "dicom.processes": 1,
             "dicom.allowed_ae_titles": [MODALITY_AE],
             "study.quiet_seconds": 2,
-            "web.port": self.http_port,
             "federation.coordinator": coordinator,
             "federation.invitation": invitation,
             "federation.poll_seconds": 0.5,
@@ -144,15 +143,14 @@ class Site:
         return found
 
     def refresh(self) -> None:
-        """Bring `line` up to date from the node's catalogue and audit log."""
+        """Bring `line` up to date from the node's REST interface, catalogue and audit log."""
+        self.line.received = int(self.status()["pipeline"]["instances"])
         counts = self._counts()
         self.line.deidentified = counts["instances"]
         self.line.studies = counts["studies"]
         self.line.labelled = counts["labelled"]
         log = AuditLog(self.folder / "audit.db", readonly=True)
         try:
-            batches = log.records("instance.batch")
-            self.line.received = sum(int(record.facts.get("instances", 0)) for record in batches)
             self.line.bytes_out = sum(int(record.facts["bytes"]) for record in log.records("egress"))
             for record in log.records("round.trained"):
                 self.line.round = int(record.facts.get("round", 0))

@@ -61,6 +61,7 @@ class Plan(BaseModel):
         """The local settings stretched to the whole federation's work: rounds × epochs, or rounds × steps a site."""
         local = dict(self.job.get("local", {}))
         local["epochs"] = self.rounds * int(local.get("epochs", 1))
+        local["schedule"] = "cosine"  # one run, with the curve the coordinator lowers the federation's rate by
         if local.get("steps"):
             local["steps"] = self.rounds * int(local["steps"]) * sites
         return local

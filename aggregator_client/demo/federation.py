@@ -1,0 +1,167 @@
+"""The demo itself: starts hospitals and a coordinator as real processes, walks them through a project, and reports."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from aggregator_client.demo import compare, pacs
+from aggregator_client.demo.cohort import HOSPITALS, deal
+from aggregator_client.demo.coordination import Coordination
+from aggregator_client.demo.folder import fresh_folder
+from aggregator_client.demo.headers import before_after
+from aggregator_client.demo.hospital import Site
+from aggregator_client.demo.images import load_pack
+from aggregator_client.demo.processes import Child, Children, free_ports
+from aggregator_client.demo.progress import Board, board
+from aggregator_client.demo.report import write_report
+from aggregator_client.demo.results import DemoResult
+
+STALL_SECONDS = 90.0
+BY_PACS = 12
+"""How many of the first hospital's studies go through its Orthanc, when there is one."""
+
+
+def run_demo(out: Path, sites: int, rounds: int) -> tuple[DemoResult, Path]:
+    """Run everything below `out` and write out/report.html.
+
+    Errors: InputError, RefusedError or StorageError about `out`; DemoError or StalledError naming the step that failed
+    and what the process behind it said last. No process is left behind in any case.
+    """
+    with fresh_folder(out) as folder, board([hospital.name for hospital in HOSPITALS[:sites]]) as shown:
+        with Children() as children:
+            run = Run(folder, shown, children, sites, rounds)
+            result = run.whole()
+        example = run.example()
+        return result, write_report(folder / "report.html", result, example)
+
+
+class Run:
+    """One run: the steps in order. Each step leaves what it made on `self`."""
+
+    def __init__(self, folder: Path, shown: Board, children: Children, sites: int, rounds: int) -> None:
+        self.folder, self.shown, self.children, self.rounds = folder, shown, children, rounds
+        self.started = time.monotonic()
+        self.notes: list[str] = []
+        ports = free_ports(2 * sites + 5)
+        self.sites = [
+            Site(exams[0].hospital, exams, folder / exams[0].hospital.folder, ports.pop(), ports.pop(), line)
+            for exams, line in zip(deal(load_pack(), sites), shown.lines, strict=True)
+        ]
+        self.coordination = Coordination(folder / "coordinator", ports.pop(), ports.pop(), rounds)
+        self._give_first_hospital_a_pacs(ports.pop(), ports.pop())
+
+    def whole(self) -> DemoResult:
+        self.shown.phase("writing the studies as each hospital's scanner would")
+        for site in self.sites:
+            site.write_studies()
+        self.start()
+        self.receive()
+        self.approve()
+        seconds = self.federate()
+        return self.compare(seconds)
+
+    def start(self) -> None:
+        """Coordinator first, since a node needs its invitation."""
+        self.shown.phase("starting a coordinator and the hospitals' nodes")
+        self.coordination.init(self.children, [site.hospital for site in self.sites])
+        for site in self.sites:
+            site.init(self.children, self.coordination.url, str(self.coordination.invitation(site.hospital)))
+        self.coordination.start(self.children)
+        for site in self.sites:
+            site.start(self.children)
+            if site.pacs is not None:
+                site.pacs.start(self.children, f"http://127.0.0.1:{site.http_port}", site.folder / "keys" / "api.token")
+        self.children.wait(
+            "the start of the nodes",
+            lambda: (all(site.ready() for site in self.sites), [site.ready() for site in self.sites]),
+            STALL_SECONDS,
+            self.nodes(),
+        )
+
+    def receive(self) -> None:
+        """C-STORE, de-identification and labels, until every instance stands labelled in its hospital's catalogue."""
+        self.shown.phase("modalities send by C-STORE; the nodes receive and de-identify")
+        for site in self.sites:
+            site.send(self.children)
+        for site in self.sites:
+            site.import_labels(self.children)
+        self.children.wait("receiving and de-identification", self._received, STALL_SECONDS, self.nodes())
+
+    def _received(self) -> tuple[bool, object]:
+        for site in self.sites:
+            site.refresh()
+        self.shown.refresh()
+        lines = [site.line for site in self.sites]
+        done = all(
+            line.deidentified == line.total and line.labelled == len(site.exams)
+            for line, site in zip(lines, self.sites, strict=True)
+        )
+        return done, [(line.received, line.deidentified, line.labelled) for line in lines]
+
+    def approve(self) -> None:
+        """Each hospital reads the project in plain words and approves its digest."""
+        self.shown.phase("each hospital reads the project and approves its digest")
+        for site in self.sites:
+            self.coordination.approve_at(self.children, site.config, site.root / "project.txt")
+            site.line.approved, site.line.rounds = True, self.rounds
+        self.shown.refresh()
+
+    def federate(self) -> float:
+        """Wait for the last round; seconds from approval to the global model."""
+        self.shown.phase("the federation trains")
+        started = time.monotonic()
+        self.children.wait(
+            "the federation", self._trained, 2 * STALL_SECONDS, [self.coordination.child(), *self.nodes()]
+        )
+        return time.monotonic() - started
+
+    def _trained(self) -> tuple[bool, object]:
+        for site in self.sites:
+            site.refresh()
+        self.shown.refresh()
+        done = self.coordination.done(self.children)
+        return done, (self.coordination.round(), [(site.line.round, site.line.bytes_out) for site in self.sites])
+
+    def compare(self, seconds: float) -> DemoResult:
+        """The yardsticks and the judge; then the figures of every hospital's own books."""
+        self.shown.phase(
+            "yardsticks: the same network from each hospital alone, and from pooled images (simulation only)"
+        )
+        checkpoints = self.coordination.checkpoints()
+        self.coordination.stop(self.children)
+        sites = [site.result() for site in self.sites]
+        plan = compare.write_plan(
+            self.folder, self.sites, self.coordination.job(), self.coordination.rounds, checkpoints
+        )
+        took = compare.train_yardsticks(self.children, plan)
+        judged = compare.judge(self.children, plan)
+        bytes_ = {"fedavg": sum(site.bytes_out for site in sites), "cds": sum(site.bytes_in for site in sites)}
+        return DemoResult(
+            sites=sites,
+            algorithms=compare.algorithms(judged, {**took, "fedavg": seconds}, bytes_, self.rounds),
+            curve=compare.curve(judged),
+            held_out_patients=judged["patients"],
+            notes=self.notes,
+            seconds=time.monotonic() - self.started,
+            project=self.coordination.summary(),
+        )
+
+    def example(self):  # type: ignore[no-untyped-def]
+        """One study before and after, from the first hospital."""
+        site = self.sites[0]
+        candidates = sorted((site.folder / "dataset").rglob("*.dcm"))
+        return before_after(site.sent_files()[-1], candidates)
+
+    def nodes(self) -> list[Child]:
+        return [site.node for site in self.sites if site.node is not None]
+
+    def _give_first_hospital_a_pacs(self, http_port: int, dicom_port: int) -> None:
+        missing = pacs.missing()
+        first = self.sites[0]
+        if missing:
+            self.notes.append(f"{missing}, so every study of {first.hospital.name} came straight from the modality.")
+            self.shown.say(f"{missing}; going on without it")
+            return
+        first.pacs = pacs.Pacs(first.root / "orthanc", http_port, dicom_port)
+        first.by_pacs = BY_PACS
