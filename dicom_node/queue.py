@@ -162,6 +162,15 @@ class WorkQueue:
         )
         return [(row["key"], row["reason"]) for row in rows]
 
+    def known(self, key: str) -> bool:
+        """Whether a job by that key is there, in any state."""
+        query = "SELECT 1 FROM jobs WHERE queue = ? AND key = ?"
+        return self._db.execute(query, (self.name, key)).fetchone() is not None
+
+    def drop(self, key: str) -> None:
+        """Forget a dead job (what it was for was dealt with otherwise)."""
+        self._db.execute("DELETE FROM jobs WHERE queue = ? AND key = ? AND state = 'dead'", (self.name, key))
+
     def requeue(self, key: str) -> bool:
         """Give a dead job a new life; False when there is none by that key."""
         with transaction(self._db) as db:

@@ -181,6 +181,7 @@ class Supervisor:
             name: {
                 "pid": c.process.pid if c.process else None,
                 "running": c.running,
+                "state": "running" if c.running else "down",
                 "restarts": c.restarts,
                 "last_exit": c.last_exit,
                 "uptime_s": round(now - c.started_at, 1) if c.running else 0.0,
