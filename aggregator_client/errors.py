@@ -1,31 +1,24 @@
-"""What may go wrong in the federation, told in one sentence each.
+"""What may go wrong between a site and its federation, told in one sentence each.
 
     FederationError                exit code 1
-    ├── ProjectError               4   a project file cannot be read or holds a wrong value
-    ├── MessageError               4   a message or update is not what it should be (shape, round, NaN, truncated)
-    ├── RefusedError               5   a site or the coordinator refuses, with the reason
-    ├── UnreachableError           6   the coordinator or a site does not answer
-    ├── StateError                 7   the coordinator's state or a checkpoint cannot be read or written
-    ├── SignatureError             8   a signature or seal does not verify
-    └── TooFewSitesError           9   fewer sites took part than the project asks for
+    ├── DocumentError              4   a project file, invitation or enrolment is not what it should be
+    ├── RefusedError               5   not approved, changed, out of order, or against the policy
+    ├── TransportError             6   the other side does not answer
+    └── SealError                  8   a wrong key, a bad signature, a changed or misdirected message
 
-Every message is one sentence that names what is wrong, where, and how to mend it, and never holds an identified value.
+Messages never hold an identified value.
 """
 
 from __future__ import annotations
 
 
 class FederationError(Exception):
-    """Base of every error a user of the federation may read."""
+    """Base of every error of this room that a user may read."""
 
     exit_code = 1
 
 
-class ProjectError(FederationError):
-    exit_code = 4
-
-
-class MessageError(FederationError):
+class DocumentError(FederationError):
     exit_code = 4
 
 
@@ -33,17 +26,9 @@ class RefusedError(FederationError):
     exit_code = 5
 
 
-class UnreachableError(FederationError):
+class TransportError(FederationError):
     exit_code = 6
 
 
-class StateError(FederationError):
-    exit_code = 7
-
-
-class SignatureError(FederationError):
+class SealError(FederationError):
     exit_code = 8
-
-
-class TooFewSitesError(FederationError):
-    exit_code = 9
