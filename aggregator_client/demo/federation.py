@@ -9,8 +9,8 @@ from aggregator_client.demo import compare, pacs
 from aggregator_client.demo.cohort import HOSPITALS, deal
 from aggregator_client.demo.coordination import Coordination
 from aggregator_client.demo.folder import fresh_folder
-from aggregator_client.demo.headers import before_after
-from aggregator_client.demo.hospital import Site
+from aggregator_client.demo.headers import BeforeAfter, before_after
+from aggregator_client.demo.hospital import ADMIN, Site
 from aggregator_client.demo.images import load_pack
 from aggregator_client.demo.processes import Child, Children, free_ports
 from aggregator_client.demo.progress import Board, board
@@ -43,12 +43,13 @@ class Run:
         self.folder, self.shown, self.children, self.rounds = folder, shown, children, rounds
         self.started = time.monotonic()
         self.notes: list[str] = []
-        ports = free_ports(2 * sites + 5)
+        ports = free_ports(2 * sites + 3)
         self.sites = [
             Site(exams[0].hospital, exams, folder / exams[0].hospital.folder, ports.pop(), ports.pop(), line)
             for exams, line in zip(deal(load_pack(), sites), shown.lines, strict=True)
         ]
-        self.coordination = Coordination(folder / "coordinator", ports.pop(), ports.pop(), rounds)
+        hospitals = [site.hospital for site in self.sites]
+        self.coordination = Coordination(folder / "federation", ports.pop(), rounds, hospitals)
         self._give_first_hospital_a_pacs(ports.pop(), ports.pop())
 
     def whole(self) -> DemoResult:
@@ -62,12 +63,14 @@ class Run:
         return self.compare(seconds)
 
     def start(self) -> None:
-        """Coordinator first, since a node needs its invitation."""
-        self.shown.phase("starting a coordinator and the hospitals' nodes")
-        self.coordination.init(self.children, [site.hospital for site in self.sites])
+        """Folders and keys first; then invitation and enrolment, as files between institutions; then the daemons."""
+        self.shown.phase("making a coordinator and the hospitals' nodes; exchanging invitations and enrolments")
+        self.coordination.init(self.children)
         for site in self.sites:
-            site.init(self.children, self.coordination.url, str(self.coordination.invitation(site.hospital)))
-        self.coordination.start(self.children)
+            site.init(self.children)
+            self.coordination.enrol(self.children, site.hospital, site.config)
+        self.coordination.sign_project(self.children)
+        self.shown.phase("starting the nodes")
         for site in self.sites:
             site.start(self.children)
             if site.pacs is not None:
@@ -103,7 +106,7 @@ class Run:
         """Each hospital reads the project in plain words and approves its digest."""
         self.shown.phase("each hospital reads the project and approves its digest")
         for site in self.sites:
-            self.coordination.approve_at(self.children, site.config, site.root / "project.txt")
+            self.coordination.approve_at(self.children, site.config, site.root / "project.txt", ADMIN)
             site.line.approved, site.line.rounds = True, self.rounds
         self.shown.refresh()
 
@@ -111,17 +114,15 @@ class Run:
         """Wait for the last round; seconds from approval to the global model."""
         self.shown.phase("the federation trains")
         started = time.monotonic()
-        self.children.wait(
-            "the federation", self._trained, 2 * STALL_SECONDS, [self.coordination.child(), *self.nodes()]
-        )
+        suspects = [self.coordination.start(self.children), *self.nodes()]
+        self.children.wait("the federation", self._trained, 2 * STALL_SECONDS, suspects)
         return time.monotonic() - started
 
     def _trained(self) -> tuple[bool, object]:
         for site in self.sites:
             site.refresh()
         self.shown.refresh()
-        done = self.coordination.done(self.children)
-        return done, (self.coordination.round(), [(site.line.round, site.line.bytes_out) for site in self.sites])
+        return self.coordination.done(), [(site.line.round, site.line.bytes_out) for site in self.sites]
 
     def compare(self, seconds: float) -> DemoResult:
         """The yardsticks and the judge; then the figures of every hospital's own books."""
@@ -129,11 +130,10 @@ class Run:
             "yardsticks: the same network from each hospital alone, and from pooled images (simulation only)"
         )
         checkpoints = self.coordination.checkpoints()
-        self.coordination.stop(self.children)
         sites = [site.result() for site in self.sites]
-        plan = compare.write_plan(
-            self.folder, self.sites, self.coordination.job(), self.coordination.rounds, checkpoints
-        )
+        for site in self.sites:  # the nodes have done their part; their memory and cores go to the yardsticks
+            site.stop(self.children)
+        plan = compare.write_plan(self.folder, self.sites, self.coordination.job(), self.rounds, checkpoints)
         took = compare.train_yardsticks(self.children, plan)
         judged = compare.judge(self.children, plan)
         bytes_ = {"fedavg": sum(site.bytes_out for site in sites), "cds": sum(site.bytes_in for site in sites)}
@@ -147,7 +147,7 @@ class Run:
             project=self.coordination.summary(),
         )
 
-    def example(self):  # type: ignore[no-untyped-def]
+    def example(self) -> BeforeAfter | None:
         """One study before and after, from the first hospital."""
         site = self.sites[0]
         candidates = sorted((site.folder / "dataset").rglob("*.dcm"))

@@ -67,19 +67,16 @@ class Site:
         self.line.total = count
         return count
 
-    def init(self, children: Children, coordinator: str, invitation: str) -> None:
+    def init(self, children: Children) -> None:
         """`fedpacs node init`, then the settings an administrator would change."""
-        children.run(
-            fedpacs("node", "init", self.folder, "--ae-title", self.hospital.ae_title, "--port", self.port)
-            + ["--http-port", str(self.http_port), "--name", self.hospital.name]
-        )
+        ports = ["--port", self.port, "--http-port", self.http_port]
+        names = ["--ae-title", self.hospital.ae_title, "--name", self.hospital.name]
+        children.run(fedpacs("node", "init", self.folder, *ports, *names))
         settings: dict[str, Any] = {
             "dicom.host": "127.0.0.1",
             "dicom.processes": 1,
             "dicom.allowed_ae_titles": [MODALITY_AE],
             "study.quiet_seconds": 2,
-            "federation.coordinator": coordinator,
-            "federation.invitation": invitation,
             "federation.poll_seconds": 0.5,
             "federation.device": "cpu",
         }
@@ -101,6 +98,15 @@ class Site:
             also=[self.folder / "logs"],
         )
         return self.node
+
+    def stop(self, children: Children) -> None:
+        """Stop the node in order (SIGTERM), and close what this process holds of it."""
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+        if self.node is not None:
+            children.end(self.node)
+            self.node = None
 
     def ready(self) -> bool:
         """Whether the node says it is ready (run/status.json)."""

@@ -171,7 +171,7 @@ class Children:
         return {**os.environ, **QUIET, **self.environment}
 
 
-def fedpacs(*arguments: str | int | Path) -> list[str]:
+def fedpacs(*arguments: object) -> list[str]:
     """The command line that runs `fedpacs ARGUMENTS` with this very installation."""
     beside = Path(sys.executable).with_name("fedpacs")
     head = [str(beside)] if beside.exists() else [sys.executable, "-c", "from dicom_node.cli import main; main()"]

@@ -1,0 +1,100 @@
+"""`fedpacs demo` itself: the whole federation in small, its contract, and that it leaves nothing running."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from aggregator_client.demo.processes import fedpacs
+
+SMALL = ["--sites", "2", "--rounds", "2"]
+
+
+def processes_in(folder: Path) -> list[str]:
+    """Command lines of live processes that name `folder`."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                words = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            except OSError:
+                continue
+            if str(folder) in words:
+                found.append(words)
+    return found
+
+
+def await_none(folder: Path, seconds: float = 10.0) -> list[str]:
+    deadline = time.monotonic() + seconds
+    while processes_in(folder) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return processes_in(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(420)
+def test_a_small_demo_keeps_its_contract_twice_in_one_folder(tmp_path: Path) -> None:
+    out = tmp_path / "demo"
+    for _ in range(2):
+        argv = fedpacs("demo", "--out", out, *SMALL, "--json")
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=200, check=False)
+        assert done.returncode == 0, done.stderr[-2000:]
+        found = json.loads(done.stdout)
+        check_contract(found)
+        assert Path(found["report"]).read_text(encoding="utf-8").startswith("<!doctype html>")
+        assert await_none(out) == []
+
+
+def check_contract(found: dict) -> None:  # type: ignore[type-arg]
+    assert [site["name"] for site in found["sites"]] == ["Lindenau", "St Brendan"]
+    for site in found["sites"]:
+        assert site["received"] == site["deidentified"] >= site["used"] > 100
+        assert site["bytes_out"] > 10_000
+    assert set(found["algorithms"]) == {"local", "fedavg", "cds"}
+    for name, one in found["algorithms"].items():
+        assert 0 <= one["auc"] <= 1 and set(one["per_site"]) == {"Lindenau", "St Brendan"}, name
+    assert found["algorithms"]["fedavg"]["bytes"] == sum(site["bytes_out"] for site in found["sites"])
+    assert found["algorithms"]["fedavg"]["rounds"] == 2
+    assert found["algorithms"]["local"]["bytes"] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("wait_for", ["starting the nodes", "receive and de-identify", "the federation trains"])
+def test_ctrl_c_at_any_step_leaves_no_process(tmp_path: Path, wait_for: str) -> None:
+    out = tmp_path / "demo"
+    log = tmp_path / "stderr.txt"
+    with log.open("w") as err:
+        child = subprocess.Popen(fedpacs("demo", "--out", out, *SMALL), stdout=subprocess.DEVNULL, stderr=err)
+    deadline = time.monotonic() + 120
+    while wait_for not in log.read_text(encoding="utf-8"):
+        assert child.poll() is None, log.read_text(encoding="utf-8")[-2000:]
+        assert time.monotonic() < deadline, f"never came to: {wait_for}"
+        time.sleep(0.1)
+    time.sleep(1.0)
+    child.send_signal(signal.SIGINT)
+    assert child.wait(timeout=40) == 130
+    assert await_none(out) == []
+    assert "Traceback" not in log.read_text(encoding="utf-8")
+
+
+def test_a_folder_with_other_files_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("x")
+    argv = fedpacs("demo", "--out", tmp_path)
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 4
+    assert done.stderr.count("\n") == 1 and "not a demo's" in done.stderr
+    assert (tmp_path / "thesis.txt").exists()
+
+
+def test_help_says_what_it_does() -> None:
+    done = subprocess.run(fedpacs("demo", "--help"), capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0
+    for words in ("--out", "--sites", "--rounds", "--json", "invented"):
+        assert words in done.stdout
