@@ -1,14 +1,14 @@
-"""What may go wrong in the federation, told in one sentence each.
+"""What may go wrong between a hospital and its federation, told in one sentence each.
 
     FederationError                exit code 1
     ├── SettingsError              3   coordinator.toml cannot be read or holds a wrong value
-    ├── DocumentError              4   an invitation, enrolment or other document is not what it should be
-    │   └── ProjectError           4   a project file cannot be read or holds a wrong value
-    ├── MessageError               4   a message or update is not what it should be (shape, round, NaN, truncated)
-    ├── RefusedError               5   a site or the coordinator refuses: not approved, changed, out of order, paused
+    ├── DocumentError              4   a file or message is not what it should be
+    │   ├── ProjectError           4   ... a project file
+    │   └── MessageError           4   ... a message or update (shape, round, NaN)
+    ├── RefusedError               5   not approved, changed, out of order, or against the policy
     ├── UnreachableError           6   the coordinator or a site does not answer
-    ├── StateError                 7   the coordinator's state or a checkpoint cannot be read or written
-    ├── SignatureError             8   a signature or seal does not verify (wrong key, changed, misdirected)
+    ├── StateError                 7   the coordinator's state, a key or a checkpoint cannot be read or written
+    ├── SignatureError             8   a wrong key, a bad signature, a changed or misdirected message
     └── TooFewSitesError           9   fewer sites took part than the project asks for
 
 Every message is one sentence that names what is wrong, where, and how to mend it, and never holds an identified value.
@@ -32,11 +32,11 @@ class DocumentError(FederationError):
 
 
 class ProjectError(DocumentError):
-    exit_code = 4
+    pass
 
 
-class MessageError(FederationError):
-    exit_code = 4
+class MessageError(DocumentError):
+    pass
 
 
 class RefusedError(FederationError):
