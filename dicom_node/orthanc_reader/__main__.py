@@ -2,35 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+from dicom_node import logs
 from dicom_node.config import NodeConfig
-from dicom_node.errors import ConfigError, NodeError
+from dicom_node.errors import NodeError
 from dicom_node.service import Stop, main
 from dicom_node.spool import Spool
 
-from .client import OrthancClient
+from .connect import open_client, wake_file
 from .ledger import Ledger, ledger_path
 from .reader import Reader
 
 
-def open_client(config: NodeConfig) -> OrthancClient:
-    """A client for [orthanc] of this configuration. Raises ConfigError when the password file cannot be read."""
-    settings = config.orthanc
-    password = ""
-    if settings.password_file is not None:
-        try:
-            password = settings.password_file.read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError):
-            raise ConfigError(
-                f"{config.path}: [orthanc] password_file {settings.password_file} cannot be read; "
-                "put the password of Orthanc's user there, readable by the node"
-            ) from None
-    return OrthancClient(settings.url, settings.username, password)
-
-
 def follow(config: NodeConfig, stop: Stop) -> None:
     """Poll until told to stop; a hint of the plugin (run/orthanc.wake) cuts the pause short."""
+    logs.configure(config.storage.logs, os.environ.get("FEDPACS_PROCESS", "orthanc-reader"))
     client = open_client(config)
     spool = Spool(config.storage.spool)
     ledger = Ledger(ledger_path(config.storage.spool), client.url)
@@ -52,10 +40,6 @@ def follow(config: NodeConfig, stop: Stop) -> None:
         pause = min(60.0, config.orthanc.poll_seconds * 2 ** min(failures, 5))
         _sleep(stop, wake, before, pause)
     client.close()
-
-
-def wake_file(run: Path) -> Path:
-    return run / "orthanc.wake"
 
 
 def _stamp(path: Path) -> int:

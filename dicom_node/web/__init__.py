@@ -1,0 +1,1 @@
+"""The node's REST interface and console: loopback, token-protected, nothing identified in any answer."""

@@ -1,0 +1,196 @@
+"""What the console and the REST interface show: counts, states, decisions and egress; no identified value.
+
+Reads the node's databases and status files; the few changes it makes are in `actions`.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections import Counter
+from datetime import UTC, datetime
+from typing import Any
+
+from dicom_node.audit import AuditLog
+from dicom_node.config import NodeConfig
+from dicom_node.orthanc_reader.ledger import Ledger, ledger_path
+from dicom_node.pause import is_paused
+from dicom_node.projects import ProjectRecord, Projects
+from dicom_node.records import Catalogue, StudyRecord
+from dicom_node.spool import Spool
+from dicom_node.status import read_last_error
+
+_OUTCOMES = ("stored", "duplicate", "conflict", "quarantined")
+
+
+class NodeView:
+    """Opens every database once; for one thread."""
+
+    def __init__(self, config: NodeConfig) -> None:
+        self.config = config
+        storage = config.storage
+        self.spool = Spool(storage.spool)
+        self.catalogue = Catalogue(storage.catalogue, storage.dataset)
+        self.projects_table = Projects(storage.catalogue)
+        self.audit = AuditLog(storage.audit)
+        self.ledger = Ledger(ledger_path(storage.spool), config.orthanc.url.rstrip("/")) if config.orthanc.url else None
+
+    def close(self) -> None:
+        for each in (self.spool, self.catalogue, self.projects_table, self.audit, self.ledger):
+            if each is not None:
+                each.close()
+
+    # -- status -------------------------------------------------------------------------------------------------------
+
+    def status(self) -> dict[str, Any]:
+        """GET /status."""
+        stats, counts = self.spool.stats(), self.catalogue.counts()
+        return {
+            "node": self.connection(),
+            "paused": is_paused(self.config),
+            "pipeline": self._pipeline(stats.studies, stats.instances, counts),
+            "reasons": self._reasons(),
+            "senders": [
+                {"ae_title": ae, "instances": c.get("stored", 0), **{k: c.get(k, 0) for k in _OUTCOMES}, "last_seen": at}
+                for ae, c, at in self._senders(stats.peers)
+            ],
+            "disk": {"free_mb": stats.free_mb, "min_free_mb": self.config.storage.min_free_mb, "spool_bytes": stats.bytes},
+            "oldest_waiting_s": None if stats.oldest_waiting_s is None else round(stats.oldest_waiting_s),
+            "orthanc": self._orthanc(),
+            "optouts": len(self.catalogue.withdrawn()),
+            "processes": self._daemon().get("processes", {}),
+            "last_error": self._last_error(),
+            "at": _iso(time.time()),
+        }  # fmt: skip
+
+    def connection(self) -> dict[str, Any]:
+        """The four values for the PACS."""
+        dicom = self.config.dicom
+        senders = ", ".join(dicom.allowed_ae_titles) or "any AE title"
+        return {
+            "name": self.config.node.name,
+            "ae_title": dicom.ae_title,
+            "host": reachable_host(dicom.host),
+            "port": dicom.port,
+            "senders": f"{senders} from {', '.join(dicom.allowed_networks)}",
+            "tls": dicom.tls_certificate is not None,
+        }
+
+    @staticmethod
+    def _pipeline(studies: dict[str, int], instances: dict[str, int], counts: dict[str, int]) -> dict[str, int]:
+        return {
+            "instances": sum(instances.values()),
+            "receiving": studies.get("receiving", 0),
+            "waiting": studies.get("complete", 0),
+            "deidentified": studies.get("deidentified", 0),
+            "excluded": studies.get("excluded", 0),
+            "quarantined": studies.get("quarantined", 0),
+            "quarantined_instances": instances.get("quarantined", 0),
+            "eligible": counts.get("eligible", 0),
+            "withdrawn": counts.get("withdrawn", 0),
+            "labelled": counts.get("labelled", 0),
+            "patients": counts.get("patients", 0),
+        }
+
+    def _reasons(self) -> dict[str, int]:
+        """Why studies were set aside, with how many, the commonest first."""
+        reasons: Counter[str] = Counter()
+        for state in ("excluded", "quarantined"):
+            reasons.update(f"{state}: {s.reason}" for s in self.spool.studies(state))
+        return dict(reasons.most_common(20))
+
+    def _senders(self, peers: dict[str, dict[str, int]]) -> list[tuple[str, dict[str, int], str]]:
+        last = dict(self.spool.db.execute("SELECT ae, max(last_at) FROM counters GROUP BY ae").fetchall())
+        return [(ae, counts, _iso(last.get(ae))) for ae, counts in sorted(peers.items())]
+
+    def _orthanc(self) -> dict[str, Any] | None:
+        if self.ledger is None:
+            return None
+        return {**self.ledger.counts(), "last_error": self.ledger.last_error()}
+
+    def _daemon(self) -> dict[str, Any]:
+        """run/status.json as the daemon last wrote it; {} when there is none."""
+        try:
+            return dict(json.loads((self.config.storage.run / "status.json").read_text()))
+        except (OSError, ValueError):
+            return {}
+
+    def _last_error(self) -> str:
+        if self.ledger is not None and self.ledger.last_error():
+            return self.ledger.last_error()
+        return read_last_error(self.config.storage.run)
+
+    # -- de-identified side -------------------------------------------------------------------------------------------
+
+    def studies(self, state: str | None, limit: int, offset: int) -> list[dict[str, Any]]:
+        """GET /studies: records as the catalogue has them, with labels and rounds."""
+        return [
+            {
+                **_study(study),
+                "labels": {label.name: label.value for label in self.catalogue.labels(study.study_uid)},
+                "rounds": [{"project": p, "round": r} for p, r in self.catalogue.rounds_of(study.study_uid)],
+            }
+            for study in self.catalogue.studies(state, limit, offset)
+        ]
+
+    def projects(self) -> list[dict[str, Any]]:
+        """GET /projects."""
+        return [_project(p) for p in self.projects_table.list()]
+
+    def egress(self, limit: int = 200) -> list[dict[str, Any]]:
+        """What left the hospital, newest first."""
+        names = ("what", "project", "round", "recipient", "bytes", "sha256", "privacy")
+        records = [
+            {"seq": r.seq, "at": _iso(r.at), **{name: r.facts.get(name, "") for name in names}}
+            for r in self.audit.records("egress")
+        ]
+        return records[::-1][:limit]
+
+    def audit_head(self) -> dict[str, Any]:
+        seq, digest = self.audit.head()
+        return {"records": seq, "head": digest}
+
+
+def _study(study: StudyRecord) -> dict[str, Any]:
+    return {
+        "study_uid": study.study_uid,
+        "patient": study.patient,
+        "modality": study.modality,
+        "body_part": study.body_part,
+        "sex": study.sex,
+        "age_years": study.age_years,
+        "instances": study.instances,
+        "state": study.state,
+        "reason": study.reason,
+        "content_hash": study.content_hash,
+        "added_at": _iso(study.added_at),
+    }
+
+
+def _project(project: ProjectRecord) -> dict[str, Any]:
+    try:
+        document = json.dumps(json.loads(project.document), indent=1, ensure_ascii=False)
+    except ValueError:
+        document = ""
+    return {
+        "digest": project.digest,
+        "name": project.name,
+        "version": project.version,
+        "state": project.state,
+        "by": project.decided_by,
+        "role": project.role,
+        "reason": project.reason,
+        "at": _iso(project.decided_at),
+        "offered_at": _iso(project.offered_at),
+        "document": document,
+    }
+
+
+def reachable_host(host: str) -> str:
+    """What to type into the PACS for this node's host: its name when it listens everywhere."""
+    return socket.gethostname() if host in ("0.0.0.0", "::", "") else host
+
+
+def _iso(at: float | None) -> str:
+    return "" if not at else datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
