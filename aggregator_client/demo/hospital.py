@@ -97,7 +97,17 @@ class Site:
             self.root / "node.log",
             also=[self.folder / "logs"],
         )
+        self.node.trouble = self._trouble
         return self.node
+
+    def _trouble(self) -> str:
+        """Which of the node's processes had to be restarted, from run/status.json."""
+        processes: dict[str, dict[str, Any]] = self._read_status().get("processes", {})
+        ended = {name: facts for name, facts in processes.items() if facts.get("restarts")}
+        return "; ".join(
+            f"its {name} ended {facts['restarts']} times, last with code {facts.get('last_exit')}"
+            for name, facts in ended.items()
+        )
 
     def stop(self, children: Children) -> None:
         """Stop the node in order (SIGTERM), and close what this process holds of it."""

@@ -48,9 +48,15 @@ class Child:
     """Other logs of the same process family, newest words first when it is quoted."""
     passing: bool = False
     """Whether it is to end by itself, with code 0."""
+    trouble: Callable[[], str] = lambda: ""
+    """What is known to be wrong inside it, told beside its last words."""
 
     def last_words(self) -> str:
-        """The last non-empty line this process wrote anywhere, for error messages."""
+        """The last non-empty line this process wrote anywhere, and its known trouble, for error messages."""
+        trouble = self.trouble()
+        return f"{self._last_line()} ({trouble})" if trouble else self._last_line()
+
+    def _last_line(self) -> str:
         files = [file for file in (self.log, *self._also_files()) if file.is_file() and file.stat().st_size]
         for file in sorted(files, key=lambda file: file.stat().st_mtime, reverse=True):
             line = last_line(file)
