@@ -42,7 +42,7 @@ SETTINGS = sim.Settings(
     network="small_resnet",
     args={"in_channels": 1, "classes": 3, "widths": [16, 32, 64], "norm": "batch"},
     size=64,
-    rounds=12,
+    rounds=16,
     local=LocalSpec(epochs=2, batch=32, lr=3e-3, weight_decay=1e-4, augment="style", class_weighted=True),
 )
 

@@ -47,7 +47,12 @@ class Loaded:
 def load_cohort(spec: JobSpec, threads: int = 1, progress: Callable[[int, int], None] | None = None) -> Loaded:
     """Read every source of the spec and pool them. Errors: CohortError, LabelError, CacheError."""
     sources = [Source(catalogue=spec.catalogue, dataset=spec.dataset), *spec.pooled]
-    parts = [_load_source(spec, source, threads, progress) for source in sources]
+    if spec.task.name == "segmentation":
+        from trainer.segmentation import load_source
+
+        parts = [load_source(spec, source, threads, progress) for source in sources]
+    else:
+        parts = [_load_source(spec, source, threads, progress) for source in sources]
     return parts[0] if len(parts) == 1 else _pooled(parts)
 
 
@@ -55,7 +60,7 @@ def _load_source(spec: JobSpec, source: Source, threads: int, progress: Callable
     index = {name: i for i, name in enumerate(spec.task.classes)}
     preparation = Preparation(size=spec.task.size)
     cache = TensorCache(spec.cache, preparation)
-    entries, failures = _entries(spec, source, cache)
+    entries, failures = entries_of(spec, source, cache)
     wanted: list[Wanted] = []
     owners: list[tuple[str, CohortEntry]] = []
     for partition, group in entries.items():
@@ -70,7 +75,9 @@ def _load_source(spec: JobSpec, source: Source, threads: int, progress: Callable
     return _collect(filled.images, filled.rows, owners, index, failures, filled.failures)
 
 
-def _entries(spec: JobSpec, source: Source, cache: TensorCache) -> tuple[dict[str, list[CohortEntry]], dict[str, int]]:
+def entries_of(
+    spec: JobSpec, source: Source, cache: TensorCache
+) -> tuple[dict[str, list[CohortEntry]], dict[str, int]]:
     """The cohort by partition and the failures; cached pixels of withdrawn patients are overwritten on the way."""
     if not source.catalogue.exists():
         raise CohortError(f"the catalogue {source.catalogue.name} does not exist; run the node once so that it is made")
@@ -78,7 +85,8 @@ def _entries(spec: JobSpec, source: Source, cache: TensorCache) -> tuple[dict[st
     catalogue = Catalogue(source.catalogue, dataset=source.dataset, readonly=True)
     try:
         cohort = catalogue.cohort(rule)
-        withdrawn = {i.sop_uid for s in catalogue.studies("withdrawn") for i in catalogue.instances(s.study_uid)}
+        gone = [study.study_uid for study in catalogue.studies("withdrawn")]
+        withdrawn = {record.sop_uid for uid in gone for record in catalogue.instances(uid)} | set(gone)
     finally:
         catalogue.close()
     cache.forget(withdrawn)
@@ -99,7 +107,7 @@ def cohort_rule(spec: JobSpec) -> CohortRule:
     named = dict(spec.cohort)
     if not named.get("label"):
         named["label"] = spec.task.label
-    if not named.get("classes"):
+    if not named.get("classes") and spec.task.name == "classification":
         named["classes"] = list(spec.task.classes)
     try:
         return CohortRule.model_validate(named)

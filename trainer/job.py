@@ -27,6 +27,7 @@ from trainer.local.algorithms import choose
 from trainer.local.checkpoint import Checkpoints
 from trainer.local.data import Samples
 from trainer.local.training import Trained, reestimate_norm, train
+from trainer.modelcard import ModelCard, write_card
 from trainer.spec import JobSpec, load_spec
 
 
@@ -115,6 +116,7 @@ def _train(spec: JobSpec, model: nn.Module, loaded: Loaded, device: torch.device
         report=_throttled(),
     )
     digest = weights.save(spec.out / "model.safetensors", weights.from_module(model))
+    write_card(spec.out, ModelCard(network=spec.network, task=spec.task, sha256=digest))
     out: dict[str, Any] = {
         "weights": "model.safetensors",
         "sha256": digest,
@@ -137,6 +139,13 @@ def _evaluate(spec: JobSpec, model: nn.Module, loaded: Loaded, device: torch.dev
         raise CohortError(f"no labelled image is in the {spec.evaluate_on} partition; designate some patients for it")
     if spec.reestimate_norm:
         reestimate_norm(model, loaded.samples["train"], device=device)
+    if spec.task.name == "segmentation":
+        from trainer import segmentation
+
+        return {
+            "metrics": segmentation.evaluate(model, samples, spec.task.classes, device),
+            "evaluated_on": spec.evaluate_on,
+        }
     probabilities = classification.predict(model, samples, device=device)
     figures = classification.metrics(samples.labels, probabilities, spec.task.classes)
     out: dict[str, Any] = {"metrics": figures, "evaluated_on": spec.evaluate_on}

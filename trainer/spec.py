@@ -27,14 +27,18 @@ class NetworkSpec(_Strict):
 
 
 class TaskSpec(_Strict):
-    """What is learned: `classes` in index order, read from the study label `label`; images are resized to size ×
-    size.
+    """What is learned, and on which grid.
+
+    classification: `classes` in index order, read from the study label `label`; images are padded to a square and resized
+    to size × size. segmentation: classes[0] is the background, the others are found in DICOM Segmentations by segment label
+    or code; slices are brought to `spacing` mm and cropped or padded to size × size, or resized when spacing is not given.
     """
 
-    name: Literal["classification"] = "classification"
+    name: Literal["classification", "segmentation"] = "classification"
     classes: list[str] = Field(min_length=2)
     label: str = ""
     size: int = Field(default=64, ge=8, le=1024)
+    spacing: float | None = Field(default=None, gt=0, le=100)
 
     @field_validator("classes")
     @classmethod

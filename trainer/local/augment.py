@@ -26,10 +26,34 @@ def augment(images: torch.Tensor, strength: str, generator: torch.Generator) -> 
     return images * gain + shift
 
 
+def augment_pair(
+    images: torch.Tensor, masks: torch.Tensor, strength: str, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same for images [N, C, H, W] with masks [N, H, W]: geometry moves both, intensity only the images."""
+    if strength == "none":
+        return images, masks
+    grid = _grid(images, generator, degrees=15.0, scale=0.15, shift=0.08)
+    images = functional.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    moved = functional.grid_sample(
+        masks[:, None].float(), grid, mode="nearest", padding_mode="zeros", align_corners=False
+    )
+    if strength == "style":
+        images = restyle(images, generator)
+    n = images.shape[0]
+    gain = 1 + 0.1 * _normal(n, generator).to(images.device)
+    return images * gain + 0.1 * _normal(n, generator).to(images.device), moved[:, 0].long()
+
+
 def warp(
     images: torch.Tensor, generator: torch.Generator, degrees: float = 8.0, scale: float = 0.1, shift: float = 0.08
 ) -> torch.Tensor:
     """Rotate, scale and shift each image a little; the border is repeated so that no black wedge teaches anything."""
+    grid = _grid(images, generator, degrees, scale, shift)
+    return functional.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def _grid(images: torch.Tensor, generator: torch.Generator, degrees: float, scale: float, shift: float) -> torch.Tensor:
+    """Sampling grid [N, H, W, 2] of a random similarity transform for each image."""
     n = images.shape[0]
     angle = _uniform(n, generator) * math.radians(degrees)
     zoom = 1 + _uniform(n, generator) * scale
@@ -40,8 +64,7 @@ def warp(
     theta[:, 1, 1] = torch.cos(angle) * zoom
     theta[:, 0, 2] = _uniform(n, generator) * 2 * shift
     theta[:, 1, 2] = _uniform(n, generator) * 2 * shift
-    grid = functional.affine_grid(theta.to(images.device), list(images.shape), align_corners=False)
-    return functional.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return functional.affine_grid(theta.to(images.device), list(images.shape), align_corners=False)
 
 
 def restyle(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

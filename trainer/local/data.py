@@ -24,7 +24,12 @@ class Samples:
     groups: np.ndarray | None = None
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.labels) if self.rows is None else len(self.rows)
+
+    @property
+    def masks(self) -> bool:
+        """Whether each label is a mask, not a class index."""
+        return self.labels.ndim > 1
 
     def batch(self, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """Samples by number as (float32 images, int64 labels); only these rows of a memory map are read."""
@@ -53,7 +58,35 @@ def pool(parts: list[Samples]) -> Samples:
         groups = np.concatenate(
             [p.groups + size for p, size in zip(parts, sizes, strict=False) if p.groups is not None]
         )
-    return Samples(np.concatenate(images), np.concatenate([p.labels for p in parts]), None, groups)
+    joined = np.concatenate(images)
+    if isinstance(parts[0], Slices):
+        return Slices(joined, np.zeros(0, np.int64), np.arange(len(joined)), groups)
+    return Samples(joined, np.concatenate([p.labels for p in parts]), None, groups)
+
+
+@dataclass(frozen=True)
+class Slices(Samples):
+    """Slices with their masks in one array: images [M, C + 1, H, W], the last channel the class index of each pixel.
+
+    `labels` is not used; `groups` [N] numbers the volume of each slice.
+    """
+
+    @property
+    def masks(self) -> bool:
+        return True
+
+    def batch(self, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        at = rows if self.rows is None else self.rows[rows]
+        both = torch.from_numpy(np.ascontiguousarray(self.images[at], dtype=np.float32))
+        return both[:, :-1], both[:, -1].round().long()
+
+    def class_counts(self, classes: int) -> np.ndarray:
+        """How many slices show each class: int64 [classes]."""
+        counts = np.zeros(classes, np.int64)
+        for _, masks in self.batches(64):
+            for index in range(classes):
+                counts[index] += int((masks == index).flatten(1).any(1).sum())
+        return counts
 
 
 def epoch_order(count: int, batch: int, generator: torch.Generator) -> list[np.ndarray]:

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from trainer.errors import CohortError, DivergedError
 from trainer.local.algorithms import LocalAlgorithm
-from trainer.local.augment import augment
+from trainer.local.augment import augment, augment_pair
 from trainer.local.checkpoint import Checkpoints, Progress
 from trainer.local.data import Samples
 from trainer.spec import LocalSpec, lr_at_round
@@ -87,7 +87,9 @@ def train(
     algorithm = algorithm or LocalAlgorithm()
     torch.manual_seed(seed)
     model.to(device).train()
-    weights = class_weights(samples.class_counts(classes)).to(device) if local.class_weighted else None
+    weights = (
+        class_weights(samples.class_counts(classes)).to(device) if local.class_weighted and not samples.masks else None
+    )
     optimizer = make_optimizer(model, local)
     algorithm.begin(model, local)
     progress = Progress.start(seed, total_steps(len(samples), local))
@@ -100,11 +102,12 @@ def train(
             _set_lr(optimizer, local, progress.step / progress.total)
             before = time.monotonic()
             images, labels = samples.batch(rows)
-            images = (
-                augment(images, local.augment, progress.generator) if images.ndim == 4 and labels.ndim == 1 else images
-            )
+            if samples.masks:
+                images, labels = augment_pair(images, labels, local.augment, progress.generator)
+            else:
+                images = augment(images, local.augment, progress.generator)
             waited += time.monotonic() - before
-            loss = _loss(model(images.to(device)), labels.to(device), weights, local.label_smoothing)
+            loss = loss_of(model(images.to(device)), labels.to(device), weights, local.label_smoothing)
             _check_finite(loss, progress.step)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -144,8 +147,16 @@ def total_steps(count: int, local: LocalSpec) -> int:
     return batches * local.epochs
 
 
-def _loss(logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None, smoothing: float) -> torch.Tensor:
-    return functional.cross_entropy(logits, labels, weight=weights, label_smoothing=smoothing)
+def loss_of(logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None, smoothing: float) -> torch.Tensor:
+    """Cross-entropy for class indices [N]; for masks [N, H, W] the mean of it and soft Dice (Milletari et al. 2016)."""
+    entropy = functional.cross_entropy(logits, labels, weight=weights, label_smoothing=smoothing)
+    if labels.ndim == 1:
+        return entropy
+    truth = functional.one_hot(labels, logits.shape[1]).movedim(-1, 1).float()[:, 1:]
+    said = torch.softmax(logits, 1)[:, 1:]
+    overlap = (said * truth).sum(dim=(0, 2, 3))
+    dice = (2 * overlap + 1.0) / (said.sum(dim=(0, 2, 3)) + truth.sum(dim=(0, 2, 3)) + 1.0)
+    return entropy + 1 - dice.mean()
 
 
 def _check_finite(loss: torch.Tensor, step: int) -> None:

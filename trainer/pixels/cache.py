@@ -72,10 +72,13 @@ class TensorCache:
         return Filled(self._map(), rows, failures, len(missing) - len(failures))
 
     def forget(self, keys: set[str]) -> int:
-        """Overwrite the rows of these SOP Instance UIDs with zeros and drop them (an opt-out); returns how many."""
+        """Overwrite the rows of these SOP Instance or Study UIDs with zeros and drop them (an opt-out); returns how many.
+
+        A row's key may be several words (slice number and Study Instance UID); the last one is compared.
+        """
         with self._lock():
             known = self._read_index()
-            gone = [entry for key, entry in known.items() if key in keys]
+            gone = [entry for key, entry in known.items() if key.split(" ")[-1] in keys]
             if gone:
                 with self.data.open("r+b") as file:
                     for entry in gone:
@@ -83,7 +86,7 @@ class TensorCache:
                         file.write(bytes(self.row_bytes))
                     file.flush()
                     os.fsync(file.fileno())
-                kept = [entry for key, entry in known.items() if key not in keys]
+                kept = [entry for key, entry in known.items() if key.split(" ")[-1] not in keys]
                 part = self.index.with_suffix(".part")
                 part.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
                 part.replace(self.index)

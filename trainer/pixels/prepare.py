@@ -24,6 +24,7 @@ class Preparation:
     size: int = 64
     normalise: Literal["zscore", "none"] = "zscore"
     square: bool = True
+    extra: str = ""  # what else decides a prepared array (a segmentation's classes and spacing)
 
     @property
     def digest(self) -> str:

@@ -1,0 +1,1 @@
+"""Labels where hospitals have them, read onto the images they refer to."""

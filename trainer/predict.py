@@ -1,0 +1,99 @@
+"""Inference on DICOM files: a series at a time, to Segmentation objects or to a list of class probabilities."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from trainer.errors import PixelError, TrainerError
+from trainer.modelcard import LoadedModel
+from trainer.outputs.segmentation import Algorithm, write_segmentation
+from trainer.pixels.prepare import Preparation, prepare_frame
+from trainer.pixels.read import read_frames
+from trainer.segmentation import predict_volume
+from trainer.volumes import read_header, read_volume
+
+_NOT_IMAGES = ("SEG", "SR", "PR", "KO", "DOC", "RTSTRUCT", "RTPLAN", "RTDOSE", "REG", "PLAN", "FID")
+
+
+@dataclass
+class Predicted:
+    """outputs: one entry a series (segmentation) or instance (classification); set_aside: {series or file: sentence}."""
+
+    outputs: list[dict[str, Any]] = field(default_factory=list)
+    set_aside: dict[str, str] = field(default_factory=dict)
+
+
+def find_series(paths: Iterable[Path]) -> tuple[dict[str, list[Path]], dict[str, str]]:
+    """Image files under the given files and folders by Series Instance UID, and what is not readable with its reason."""
+    series: dict[str, list[Path]] = {}
+    unread: dict[str, str] = {}
+    for path in paths:
+        for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
+            try:
+                ds = read_header(file)
+                if str(ds.get("Modality", "")) not in _NOT_IMAGES and "Rows" in ds:
+                    series.setdefault(str(ds.SeriesInstanceUID), []).append(file)
+            except (PixelError, AttributeError) as err:
+                unread[file.name] = str(err)
+    return series, unread
+
+
+def predict(
+    model: LoadedModel,
+    paths: Sequence[Path],
+    out: Path,
+    *,
+    kind: str = "binary",
+    device: torch.device | str = "cpu",
+    report: Callable[[str], None] = lambda _: None,
+) -> Predicted:
+    """Run the model on every image series below `paths` and write into `out`; one bad series does not stop the rest."""
+    series, unread = find_series(paths)
+    done = Predicted(set_aside=unread)
+    out.mkdir(parents=True, exist_ok=True)
+    for uid, files in series.items():
+        try:
+            if model.card.task.name == "segmentation":
+                done.outputs.append(_segment(model, uid, files, out, kind, device))
+            else:
+                done.outputs += [_classify(model, file, device) for file in files]
+        except TrainerError as err:
+            done.set_aside[uid] = str(err)
+        report(uid)
+    if model.card.task.name == "classification" and done.outputs:
+        lines = "".join(json.dumps(row) + "\n" for row in done.outputs)
+        (out / "predictions.jsonl").write_text(lines, encoding="utf-8")
+    return done
+
+
+def _segment(
+    model: LoadedModel, uid: str, files: list[Path], out: Path, kind: str, device: torch.device | str
+) -> dict[str, Any]:
+    volume = read_volume(files)
+    probabilities = predict_volume(model.network, volume, model.card.task, device)
+    used = {plane.sop_uid for plane in volume.stack.planes}
+    sources = [ds for ds in map(read_header, files) if str(ds.SOPInstanceUID) in used]
+    algorithm = Algorithm(model.card.name, model.card.version, model.card.sha256)
+    path = write_segmentation(out, sources, volume.stack, probabilities, model.card.task.classes, algorithm, kind)
+    voxel = abs(float(np.linalg.det(volume.stack.affine[:3, :3]))) / 1000
+    chosen = probabilities.argmax(0)
+    volumes = {n: round(float((chosen == i).sum()) * voxel, 3) for i, n in enumerate(model.card.task.classes) if i}
+    return {"series": uid, "output": path.name, "ml": volumes, "issues": volume.stack.issues}
+
+
+def _classify(model: LoadedModel, file: Path, device: torch.device | str) -> dict[str, Any]:
+    ds = read_header(file)
+    frames = read_frames(file, str(ds.SOPInstanceUID)).values
+    image = prepare_frame(frames[len(frames) // 2], Preparation(size=model.card.task.size))
+    with torch.no_grad():
+        logits = model.network.to(device)(torch.from_numpy(image)[None].to(device))
+    shares = torch.softmax(logits, 1)[0].cpu().tolist()
+    named = {name: round(share, 6) for name, share in zip(model.card.task.classes, shares, strict=True)}
+    return {"sop_instance_uid": str(ds.SOPInstanceUID), "probabilities": named}
