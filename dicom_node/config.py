@@ -149,7 +149,13 @@ class NodeConfig(_Group):
 
 def check_ae_title(value: str) -> str:
     """`value` when it is an application entity title (PS3.5 6.2, VR AE); ValueError otherwise."""
-    if not 1 <= len(value) <= 16 or value != value.strip() or "\\" in value or not value.isprintable() or not value.isascii():
+    if (
+        not 1 <= len(value) <= 16
+        or value != value.strip()
+        or "\\" in value
+        or not value.isprintable()
+        or not value.isascii()
+    ):
         raise ValueError("must be an AE title: 1 to 16 printable ASCII characters, no backslash, no space at the ends")
     return value
 
@@ -162,9 +168,13 @@ def load_config(path: Path | str) -> NodeConfig:
     try:
         document = tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"{file} does not exist: make a node with `fedpacs node init DIR`, or name its node.toml.") from None
+        raise ConfigError(
+            f"{file} does not exist: make a node with `fedpacs node init DIR`, or name its node.toml."
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file} cannot be read ({type(error).__name__}): check its permissions and encoding (UTF-8).") from None
+        raise ConfigError(
+            f"{file} cannot be read ({type(error).__name__}): check its permissions and encoding (UTF-8)."
+        ) from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{file} is not valid TOML: {error}; mend that line.") from None
     reserved = {"path", "root"} & document.keys()

@@ -9,7 +9,7 @@ from pathlib import Path
 from dicom_node.config import check_ae_title, load_config
 from dicom_node.errors import ConfigError, StorageError
 
-_TEMPLATE = '''\
+_TEMPLATE = """\
 # fedpacs node. Relative paths are relative to the folder this file stands in.
 # `fedpacs doctor --config {file}` says what is missing.
 
@@ -87,7 +87,7 @@ poll_seconds = 2.0
 [vault]
 key_file = "keys/vault.key"         # keep a copy elsewhere: without it no study can be re-identified
 passphrase_env = ""                 # or the name of an environment variable that holds a passphrase
-'''
+"""
 
 
 def write_default_config(
@@ -117,7 +117,9 @@ def write_default_config(
         write_secret(file.parent / "keys" / "api.token", secrets.token_urlsafe(32) + "\n")
         file.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise StorageError(f"{file.parent} cannot be written ({error.strerror}): choose a folder on a writable disk.") from None
+        raise StorageError(
+            f"{file.parent} cannot be written ({error.strerror}): choose a folder on a writable disk."
+        ) from None
     load_config(file)
     return file
 

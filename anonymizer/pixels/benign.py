@@ -1,0 +1,47 @@
+"""Tells which marks found in a picture can identify nobody, so that a side marker, a scale or a rib survives."""
+
+from __future__ import annotations
+
+import re
+
+from anonymizer.pixels.ocr import TextRegion
+
+# Laterality, view and position words radiographers place on the film, technique values and units of scale bars.
+_WORDS = {
+    "l", "r", "left", "right", "lt", "rt", "li", "re", "ap", "pa", "lat", "lateral", "obl", "oblique", "cc", "mlo", "ml", "lm",
+    "rcc", "lcc", "rmlo", "lmlo", "xccl", "portable", "supine", "erect", "upright", "sitting", "decub", "decubitus", "prone",
+    "a", "p", "h", "f", "s", "i", "hf", "fh", "ant", "post", "sup", "inf", "cranial", "caudal",
+    "mi", "ti", "tis", "tib", "tic", "db", "hz", "mhz", "khz", "fps", "gain", "depth", "dr", "kv", "kvp", "ma", "mas", "ms",
+    "cm", "mm", "m/s", "cm/s", "w", "ww", "wl", "c", "z", "zoom", "fov", "sl", "thk", "res", "pen", "gen", "thi", "2d", "3d",
+    "b", "m", "pw", "cw", "cf", "prf", "wf", "map", "harm", "im", "img", "se", "mag", "x", "of", "dist",
+    "area", "vol", "hr", "bpm",
+}  # fmt: skip
+_NUMBER = re.compile(r"[-+]?\d{1,3}(?:[.,]\d{1,2})?(?:cm|mm|m/s|cm/s|mhz|khz|hz|db|fps|%|kv|kvp|mas|ma|ms|bpm|x)?")
+_SPLIT = re.compile(r"[\s:=/()\[\],;*]+")
+SURE = 0.75  # below this confidence what was read is not trusted, and the mark is covered
+LINE = 2.5  # elongation from which an unread region is taken for a line of text ...
+LINE_PIXELS = (6, 48)  # ... when it is this thick: thinner is a wire or an edge, thicker is anatomy
+
+
+def can_identify(region: TextRegion) -> bool:
+    """Whether the region must be covered: readable text that is not known to be harmless, or an unreadable line of it."""
+    if is_benign(region.text, region.confidence):
+        return False
+    characters = sum(character.isalnum() for character in region.text)
+    if (characters >= 3 and region.confidence >= 0.5) or (characters == 2 and region.confidence >= 0.8):
+        return True
+    thickness = min(region.mask.shape)
+    return region.elongation >= LINE and LINE_PIXELS[0] <= thickness <= LINE_PIXELS[1]
+
+
+def is_benign(text: str, confidence: float) -> bool:
+    """True when every word of ``text`` is a known technical mark or a short number, read with confidence.
+
+    Digits that could spell an identifier or a date (four or more in all) are never benign.
+    """
+    if confidence < SURE or sum(character.isdigit() for character in text) > 5:
+        return False
+    words = [word for word in _SPLIT.split(text.casefold()) if word]
+    if not words or re.search(r"\d{4,}|\d+[./-]\d+[./-]\d+", text):
+        return False
+    return all(word in _WORDS or _NUMBER.fullmatch(word) for word in words)

@@ -1,0 +1,172 @@
+"""Clean Pixel Data Option (PS3.15 E.3.1): finds text burned into the pixels, covers it, and says what was done.
+
+Every image on which text is likely (secondary captures, ultrasound, radiographs, angiograms, photographs, screen saves) is
+looked at, and any other whose Burned In Annotation is not known to be NO; the attribute alone is never believed to mean "clean".
+Harmless marks (side, view, scale) are read and spared. Pictures without text stay untouched bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+
+from anonymizer.errors import PixelError
+from anonymizer.pixels.benign import can_identify
+from anonymizer.pixels.frames import carries, evened, picture, projections
+from anonymizer.pixels.ocr import TextRegion, find_text
+from anonymizer.pixels.redact import frame_count, frames, redact
+
+# Modalities whose pictures regularly carry burned-in text; slices computed by CT, MR and PET scanners do not.
+TEXT_LIKELY = frozenset(
+    {
+        "SC",
+        "OT",
+        "US",
+        "IVUS",
+        "CR",
+        "DX",
+        "IO",
+        "PX",
+        "MG",
+        "XA",
+        "RF",
+        "ES",
+        "XC",
+        "OP",
+        "GM",
+        "SM",
+        "HC",
+        "HD",
+        "ECG",
+    }
+    | {"DOC", "LS", "TG", "BI", "EC", "DM", "DG"}
+)
+PASSES = 5
+# Objects whose "pixels" are numbers, not a picture a person looks at.
+_NO_PICTURE = frozenset(["SEG", "RTDOSE", "RTSTRUCT", "RTPLAN", "PR", "KO", "SR", "REG", "RWV"])
+
+
+@dataclass(frozen=True)
+class PixelRegion:
+    """A covered rectangle: frames are counted from 1, rows and columns from 0, ends excluded."""
+
+    frames: tuple[int, ...]
+    top: int
+    left: int
+    bottom: int
+    right: int
+
+
+@dataclass(frozen=True)
+class PixelOutcome:
+    """What was done to one object's pixels.
+
+    ``status``: clean (looked, found nothing), redacted (covered ``regions``), skipped (no text expected) or failed
+    (``reason``). ``spared`` counts the harmless marks that were left.
+    """
+
+    status: Literal["clean", "redacted", "skipped", "failed"]
+    regions: tuple[PixelRegion, ...] = field(default=())
+    spared: int = 0
+    reason: str = ""
+
+
+def needs_look(ds: Dataset) -> bool:
+    """Whether text may be burned into this object's pixels."""
+    if "PixelData" not in ds or str(ds.get("Modality", "")) in _NO_PICTURE or int(ds.get("BitsAllocated") or 0) == 1:
+        return False
+    kinds = {str(value).upper() for value in (ds.get("ImageType") or [])}
+    if kinds & {"SCREEN SAVE", "SECONDARY", "DERIVED_SCREEN"} or str(ds.get("ConversionType", "")):
+        return True
+    if str(ds.get("Modality", "")).upper() in TEXT_LIKELY:
+        return True
+    return str(ds.get("BurnedInAnnotation", "")).upper() == "YES"
+
+
+def clean_pixels(ds: Dataset, *, force: bool = False) -> PixelOutcome:
+    """Cover burned-in text of ``ds`` (with file_meta) in place.
+
+    ``force`` looks even where no text is expected. A picture that cannot be decoded or encoded again, or in which text is
+    found without end, fails with the reason: the caller must then withhold the object.
+    """
+    if "PixelData" not in ds or not (force or needs_look(ds)):
+        return PixelOutcome("skipped")
+    try:
+        found, spared = _search(ds)
+        if not found:
+            return PixelOutcome("clean", spared=spared)
+        by_frame: dict[int, list[TextRegion]] = {}
+        regions = []
+        for region, where in found:
+            for index in where:
+                by_frame.setdefault(index, []).append(region)
+            regions.append(_bounds(region, tuple(index + 1 for index in where)))
+        redact(ds, by_frame)
+    except PixelError as error:
+        return PixelOutcome("failed", reason=str(error))
+    return PixelOutcome("redacted", tuple(regions), spared)
+
+
+def _search(ds: Dataset) -> tuple[list[tuple[TextRegion, list[int]]], int]:
+    """Identifying regions with the frame indices that carry them, and how many other marks were spared."""
+    count = frame_count(ds)
+    views: Iterable[NDArray[np.generic]] = (next(frames(ds)),) if count == 1 else projections(frames(ds))
+    found: list[tuple[TextRegion, list[int]]] = []
+    spared = 0
+    for view in views:
+        identifying, harmless = _search_view(_shown(ds, view))
+        spared += harmless
+        found.extend((region, [0] if count == 1 else _carriers(ds, region, view)) for region in identifying)
+    return found, spared
+
+
+def _search_view(shown: NDArray[np.uint8]) -> tuple[list[TextRegion], int]:
+    """Look, paint out what was found, and look again, until nothing is found: a half-covered word shows its other half."""
+    found: list[TextRegion] = []
+    shown = shown.copy()
+    for _ in range(PASSES):
+        seen = [*find_text(shown), *find_text(evened(shown))]
+        fresh = [region for region in seen if can_identify(region)]
+        if not fresh:
+            return found, len(seen)
+        found += fresh
+        for region in fresh:
+            _paint_out(shown, region)
+    raise PixelError(f"Text is still found in the pixels after {PASSES} passes.")
+
+
+def _paint_out(shown: NDArray[np.uint8], region: TextRegion) -> None:
+    """Fill the region with the colour around it, so that the cover itself is not taken for text."""
+    rows = slice(max(0, region.rows.start - 3), region.rows.stop + 3)
+    columns = slice(max(0, region.columns.start - 3), region.columns.stop + 3)
+    edge = np.concatenate(
+        [
+            shown[rows, columns][[0, -1]].reshape(-1, *shown.shape[2:]),
+            shown[rows, columns][:, [0, -1]].reshape(-1, *shown.shape[2:]),
+        ]
+    )
+    shown[region.rows, region.columns][region.mask] = np.median(edge, axis=0).astype(np.uint8)
+
+
+def _shown(ds: Dataset, frame: NDArray[np.generic]) -> NDArray[np.uint8]:
+    """The picture a person would see: palette colours looked up, depth reduced."""
+    if str(ds.get("PhotometricInterpretation", "")) == "PALETTE COLOR":
+        from pydicom.pixels import apply_color_lut
+
+        return picture(apply_color_lut(np.asarray(frame), ds))
+    return picture(frame)
+
+
+def _carriers(ds: Dataset, region: TextRegion, view: NDArray[np.generic]) -> list[int]:
+    crop = view[region.rows, region.columns]
+    where = [i for i, f in enumerate(frames(ds)) if carries(f[region.rows, region.columns], crop, region.mask)]
+    return where or list(range(frame_count(ds)))
+
+
+def _bounds(region: TextRegion, numbers: tuple[int, ...]) -> PixelRegion:
+    return PixelRegion(numbers, region.rows.start, region.columns.start, region.rows.stop, region.columns.stop)

@@ -1,0 +1,211 @@
+"""Covers regions of chosen frames in a Dataset's pixel data and touches no other bit it need not touch.
+
+Native pixel data is overwritten in place. Of encapsulated pixel data only the frames with a region are decoded and encoded
+again, in their own transfer syntax: losslessly for RLE, JPEG-LS and JPEG 2000 (grayscale), with the frame's own quantisation
+tables for JPEG baseline. For the syntaxes nobody here can encode (JPEG lossless and extended, HTJ2K, colour JPEG 2000) the
+object becomes Explicit VR Little Endian, which loses nothing that decoding keeps.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, JpegImagePlugin
+from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate, generate_frames
+from pydicom.pixels import get_decoder, get_encoder
+from pydicom.uid import (
+    JPEG2000,
+    UID,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+    RLELossless,
+)
+
+from anonymizer.errors import PixelError
+from anonymizer.pixels.ocr import TextRegion
+
+Regions = Mapping[int, list[TextRegion]]  # frame index -> what to cover there
+
+# Which encoder rewrites a frame of which syntax; a lossless stream is legal in the lossy-or-lossless syntaxes too.
+_ENCODER = {
+    RLELossless: (RLELossless, "pydicom"),
+    JPEGLSLossless: (JPEGLSLossless, "pyjpegls"),
+    JPEGLSNearLossless: (JPEGLSLossless, "pyjpegls"),
+    JPEG2000Lossless: (JPEG2000Lossless, "pylibjpeg"),
+    JPEG2000: (JPEG2000Lossless, "pylibjpeg"),
+}
+
+
+def frame_count(ds: Dataset) -> int:
+    return max(1, int(ds.get("NumberOfFrames") or 1))
+
+
+def is_native(ds: Dataset) -> bool:
+    return not UID(ds.file_meta.TransferSyntaxUID).is_encapsulated
+
+
+def frames(ds: Dataset) -> Iterator[NDArray[np.generic]]:
+    """Every frame as [rows, columns] or [rows, columns, samples], one at a time.
+
+    Raises PixelError when a frame cannot be decoded.
+    """
+    if is_native(ds):
+        yield from _native_frames(ds)
+        return
+    decoder = get_decoder(UID(ds.file_meta.TransferSyntaxUID))
+    try:
+        for frame, _ in decoder.iter_array(ds, raw=True):
+            yield frame
+    except Exception as error:  # decoding plugins raise whatever their C library gives them
+        raise PixelError(f"The pixel data cannot be decoded ({type(error).__name__}).") from error
+
+
+def _native_frames(ds: Dataset) -> Iterator[NDArray[np.generic]]:
+    block = _native_array(ds, ds.PixelData)
+    planar = block.ndim == 4 and int(ds.get("PlanarConfiguration") or 0) == 1
+    for frame in block:
+        yield np.moveaxis(frame, 0, -1) if planar else frame
+
+
+def _native_array(ds: Dataset, buffer: bytes | bytearray) -> NDArray[np.generic]:
+    """View of native pixel data: [frames, rows, columns(, samples)], or [frames, samples, rows, columns] when planar."""
+    bits, samples = int(ds.BitsAllocated), int(ds.get("SamplesPerPixel") or 1)
+    if bits not in (8, 16, 32) or ds.get("PhotometricInterpretation") == "YBR_FULL_422":
+        raise PixelError(f"Native pixel data with {bits} bits a sample and this colour model cannot be redacted.")
+    order = ">" if UID(ds.file_meta.TransferSyntaxUID) == ExplicitVRBigEndian else "<"
+    kind = np.dtype(f"{order}{'i' if int(ds.get('PixelRepresentation') or 0) else 'u'}{bits // 8}")
+    rows, columns, count = int(ds.Rows), int(ds.Columns), frame_count(ds)
+    need = count * rows * columns * samples
+    if len(buffer) < need * kind.itemsize:
+        raise PixelError("The pixel data is shorter than Rows, Columns and Number of Frames say.")
+    flat = np.frombuffer(buffer, dtype=kind, count=need)
+    if samples == 1:
+        return flat.reshape(count, rows, columns)
+    if int(ds.get("PlanarConfiguration") or 0) == 1:
+        return flat.reshape(count, samples, rows, columns)
+    return flat.reshape(count, rows, columns, samples)
+
+
+def cover(frame: NDArray[np.generic], regions: list[TextRegion], photometric: str) -> None:
+    """Overwrite the regions of one writable frame with black (of its colour model)."""
+    for region in regions:
+        window = frame[region.rows, region.columns]
+        window[region.mask] = _black(frame, photometric)
+
+
+def _black(frame: NDArray[np.generic], photometric: str) -> NDArray[np.generic] | np.generic:
+    if photometric.startswith("YBR_FULL") and frame.ndim == 3:
+        return np.array([0, 128, 128], dtype=frame.dtype)
+    if photometric in ("MONOCHROME1",):
+        return np.asarray(frame.max())
+    if frame.ndim == 3:
+        return np.zeros(frame.shape[2], dtype=frame.dtype)
+    return np.asarray(frame.min())
+
+
+def redact(ds: Dataset, regions: Regions) -> None:
+    """Cover ``regions`` in ``ds`` in place. Raises PixelError when the result cannot be written or read back."""
+    if is_native(ds):
+        _redact_native(ds, regions)
+        return
+    syntax = UID(ds.file_meta.TransferSyntaxUID)
+    rewrite = _frame_writer(ds, syntax)
+    if rewrite is None:
+        _decompress(ds)
+        _redact_native(ds, regions)
+        return
+    encoded = list(generate_frames(ds.PixelData, number_of_frames=frame_count(ds)))
+    for index, found in regions.items():
+        encoded[index] = rewrite(encoded[index], index, found)
+    extended = "ExtendedOffsetTable" in ds
+    for keyword in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths"):
+        if keyword in ds:
+            delattr(ds, keyword)
+    ds.PixelData = encapsulate(encoded, has_bot=not extended)
+    ds["PixelData"].is_undefined_length = True
+
+
+def _redact_native(ds: Dataset, regions: Regions) -> None:
+    buffer = bytearray(ds.PixelData)
+    block = _native_array(ds, buffer)
+    planar = block.ndim == 4 and int(ds.get("PlanarConfiguration") or 0) == 1
+    for index, found in regions.items():
+        frame = np.moveaxis(block[index], 0, -1) if planar else block[index]
+        cover(frame, found, str(ds.get("PhotometricInterpretation", "")))
+    ds.PixelData = bytes(buffer)
+
+
+def _decompress(ds: Dataset) -> None:
+    try:
+        ds.decompress(generate_instance_uid=False)
+    except Exception as error:  # decoding plugins raise whatever their C library gives them
+        raise PixelError(f"The pixel data cannot be decoded ({type(error).__name__}).") from error
+    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+
+
+FrameWriter = Callable[[bytes, int, list[TextRegion]], bytes]
+
+
+def _frame_writer(ds: Dataset, syntax: UID) -> FrameWriter | None:
+    """What encodes one redacted frame again in ``syntax``; None when the object must become native."""
+    photometric = str(ds.get("PhotometricInterpretation", ""))
+    if syntax == JPEGBaseline8Bit:
+        return lambda data, _, found: _rewrite_jpeg(data, found, photometric)
+    colour = int(ds.get("SamplesPerPixel") or 1) > 1
+    if syntax not in _ENCODER or (colour and syntax != RLELossless):
+        return None
+    return lambda _, index, found: _rewrite_lossless(ds, syntax, index, found)
+
+
+def _rewrite_jpeg(data: bytes, regions: list[TextRegion], photometric: str) -> bytes:
+    try:
+        source = Image.open(io.BytesIO(data))
+        pixels = np.array(source)
+    except OSError as error:
+        raise PixelError("A JPEG frame cannot be decoded.") from error
+    if not isinstance(source, JpegImagePlugin.JpegImageFile):
+        raise PixelError("A JPEG frame does not hold a JPEG stream.")
+    for region in regions:
+        pixels[region.rows, region.columns][region.mask] = 255 if photometric == "MONOCHROME1" else 0
+    sampling = JpegImagePlugin.get_sampling(source)
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(
+        out,
+        "JPEG",
+        qtables=source.quantization,
+        subsampling=sampling if sampling >= 0 else "keep" if pixels.ndim == 2 else 0,
+        keep_rgb=photometric == "RGB",
+    ) if pixels.ndim == 3 else Image.fromarray(pixels).save(out, "JPEG", qtables=source.quantization)
+    return out.getvalue()
+
+
+def _rewrite_lossless(ds: Dataset, syntax: UID, index: int, regions: list[TextRegion]) -> bytes:
+    target, plugin = _ENCODER[syntax]
+    try:
+        frame, meta = get_decoder(syntax).as_array(ds, index=index, raw=True)
+    except Exception as error:  # decoding plugins raise whatever their C library gives them
+        raise PixelError(f"Frame {index + 1} cannot be decoded ({type(error).__name__}).") from error
+    pixels = np.array(frame)
+    cover(pixels, regions, str(ds.get("PhotometricInterpretation", "")))
+    encoded: bytes = get_encoder(target).encode(
+        pixels,
+        encoding_plugin=plugin,
+        rows=int(ds.Rows),
+        columns=int(ds.Columns),
+        samples_per_pixel=int(ds.get("SamplesPerPixel") or 1),
+        number_of_frames=1,
+        bits_allocated=int(meta["bits_allocated"]),
+        bits_stored=int(ds.BitsStored),
+        pixel_representation=int(ds.get("PixelRepresentation") or 0),
+        photometric_interpretation=str(meta["photometric_interpretation"]),
+        planar_configuration=0,
+    )
+    return encoded
