@@ -1,0 +1,145 @@
+"""The project sheet: a project told in plain words to the person in the hospital who decides about it."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+
+from aggregator_client.project import ProjectDocument, ProjectDraft
+
+WIDTH = 100
+
+
+def plain_words(draft: ProjectDraft, digest: str = "") -> str:
+    """Who asks, why, which patients, what is computed, what leaves, how it is protected, and what that does not stop."""
+    parts = [
+        f"{draft.name}, version {draft.version}",
+        f"Digest: {digest}" if digest else "DRAFT: not signed, cannot be approved.",
+        *(_section(title, lines) for title, lines in _sections(draft)),
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def _sections(draft: ProjectDraft) -> list[tuple[str, list[str]]]:
+    return [
+        ("Who asks", _who(draft)),
+        ("Why", [draft.purpose]),
+        ("Which patients", _patients(draft)),
+        ("What is computed in your hospital", _computed(draft)),
+        ("What leaves your hospital", _leaves(draft)),
+        ("How it is protected", _protected(draft)),
+        ("What this does not protect against", _not_protected(draft)),
+        ("Your say", _your_say(draft)),
+    ]
+
+
+def _section(title: str, lines: Sequence[str]) -> str:
+    body = "\n".join(
+        textwrap.fill(line, WIDTH, initial_indent="  - ", subsequent_indent="    ", break_on_hyphens=False)
+        for line in lines
+    )
+    return f"\n{title}\n{body}"
+
+
+def _who(draft: ProjectDraft) -> list[str]:
+    if not isinstance(draft, ProjectDocument):
+        return ["Nobody yet: the coordinator signs the draft."]
+    who = draft.coordinator
+    return [
+        f"{who.name}, who signed this file. Fingerprint of its keys: {who.fingerprint} (compare it over the telephone)."
+    ]
+
+
+def _patients(draft: ProjectDraft) -> list[str]:
+    rule = draft.cohort
+    wanted = [
+        f"Modalities: {_any(rule.modalities)}; body parts: {_any(rule.body_parts)}; views: {_any(rule.views)}.",
+        f"Age: {_ages(rule.min_age_years, rule.max_age_years)}.",
+        f"Studies with the label {draft.task.label!r} being one of {', '.join(draft.task.classes)}.",
+        (
+            f"At least {rule.min_patients} patients and {draft.contract.min_train_images} training images, or your hospital"
+            " sits the project out."
+        ),
+        "Patients who opted out and studies your own policy excludes never take part, whatever the project asks for.",
+    ]
+    if draft.contract.max_unlabelled_share < 1:
+        wanted.append(
+            f"No more than {draft.contract.max_unlabelled_share:.0%} of the matching studies without a label."
+        )
+    if draft.contract.min_classes > 1:
+        wanted.append(f"At least {draft.contract.min_classes} of the {len(draft.task.classes)} classes in your data.")
+    return wanted
+
+
+def _any(values: Sequence[str]) -> str:
+    return ", ".join(values) if values else "any"
+
+
+def _ages(low: int | None, high: int | None) -> str:
+    if low is None and high is None:
+        return "any"
+    return f"{'any' if low is None else low} to {'any' if high is None else high} years"
+
+
+def _computed(draft: ProjectDraft) -> list[str]:
+    local = draft.local
+    amount = f"{local.steps} steps" if local.steps else f"{local.epochs} pass{'es' if local.epochs > 1 else ''}"
+    return [
+        (
+            f"A network ({draft.network.name}, part of the software installed here) learns to tell {len(draft.task.classes)}"
+            f" classes apart on de-identified images of {draft.task.size} × {draft.task.size} pixels."
+        ),
+        (
+            f"Up to {draft.rounds} rounds; in each, {amount} over your training images, then one evaluation on your"
+            " validation images."
+        ),
+        "No program code comes from the coordinator; only settings of what is installed here.",
+    ]
+
+
+def _leaves(draft: ProjectDraft) -> list[str]:
+    return [
+        "After each round: the numbers of the trained network (its weights).",
+        (
+            "With them: how many training images were used and of which classes, the training loss and the evaluation's"
+            " figures (such as AUC per class), as totals."
+        ),
+        "No image, no header, no label of a single study and no patient's pseudonym is sent.",
+        "Each message is recorded in your audit log before it is sent: `fedpacs audit show --kind egress`.",
+    ]
+
+
+def _protected(draft: ProjectDraft) -> list[str]:
+    return [
+        (
+            "Sealed end to end: each message is encrypted so that only the coordinator named above can read it (HPKE,"
+            " MLKEM768-X25519 and AES-256-GCM, also against a later quantum computer), and signed by your node."
+        ),
+        "Bound to this project's digest, the round and your hospital: it cannot be replayed, mixed up or re-addressed.",
+        "Relays, the network and the other hospitals see its size and time, not its content.",
+    ]
+
+
+def _not_protected(draft: ProjectDraft) -> list[str]:
+    return [
+        (
+            "The coordinator reads your hospital's own update. Updates can reveal something about the patients they were"
+            " learned from: a curious coordinator may try to reconstruct images or to find out whether somebody took part."
+        ),
+        "No noise is added: there is no differential privacy in this mode.",
+        "The finished model may remember details of its training data, and everybody who receives it can examine it.",
+        "Another hospital may send bad updates and so spoil the model.",
+    ]
+
+
+def _your_say(draft: ProjectDraft) -> list[str]:
+    return [
+        (
+            "Nothing starts without your approval of exactly this file: `fedpacs project approve`. A changed file has another"
+            " digest and is refused until it is approved again."
+        ),
+        (
+            "Stop at any time: `fedpacs project withdraw`, or `fedpacs node pause` for all projects. What was already sent cannot"
+            " be called back."
+        ),
+    ]
