@@ -7,6 +7,7 @@ atomically about once a second; run/node.lock is held while the node runs, so th
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import socket
 import sys
@@ -18,7 +19,8 @@ from typing import Any
 
 from dicom_node.audit import AuditLog
 from dicom_node.config import NodeConfig
-from dicom_node.errors import RefusedError, StorageError
+from dicom_node.errors import ConfigError, RefusedError, StorageError
+from dicom_node.service import up_file
 from dicom_node.status import write_json
 from dicom_node.supervise import Child, ProcessSpec, Supervisor
 
@@ -78,11 +80,21 @@ class Node:
         write_json(self.config.storage.run / "status.json", self._status())
 
     def _ready(self) -> bool:
+        """Workers and reader say that they are up; web and receiver are up when they listen."""
+        names = self.supervisor.children
+        if not all(self._is_up(name) for name in names if name.startswith(("worker", "orthanc"))):
+            return False
         dicom, web = self.config.dicom, self.config.web
-        # the web process comes up last: so the receiver is rarely asked before it is there
-        return all(c.running for c in self.supervisor.children.values()) and all(
-            _listens(host, port) for host, port in ((web.host, web.port), (dicom.host, dicom.port))
-        )
+        receiving = any(child.running for name, child in names.items() if name.startswith("receiver"))
+        return names["web"].running and receiving and _listens(web.host, web.port) and _listens(dicom.host, dicom.port)
+
+    def _is_up(self, name: str) -> bool:
+        process = self.supervisor.children[name].process
+        try:
+            told = json.loads(up_file(self.config, name).read_text())
+        except (OSError, ValueError):
+            return False
+        return process is not None and told == {"pid": process.pid}
 
     def _exited(self, child: Child, code: int) -> None:
         if not self.ready_at and code in _FINAL_CODES:
@@ -108,6 +120,7 @@ def run(config: NodeConfig, announce: Callable[[str], None] | None = None) -> in
     """Run the node until SIGTERM or Ctrl-C; -> exit code. Raises RefusedError when this folder's node runs already."""
     prepare_folders(config)
     with _only_one(config.storage.run):
+        require_free_ports(config)
         audit = AuditLog(config.storage.audit)
         audit.append("node.started", name=config.node.name, ae_title=config.dicom.ae_title, pid=os.getpid())
         node = Node(config, announce or _say)
@@ -128,6 +141,27 @@ def ready_line(config: NodeConfig) -> str:
 def console_url(web: Any) -> str:
     host = f"[{web.host}]" if ":" in web.host else web.host
     return f"http://{host}:{web.port}/"
+
+
+def require_free_ports(config: NodeConfig) -> None:
+    """Raise ConfigError when someone listens on one of our ports already.
+
+    The receivers share their port (SO_REUSEPORT), so without this a second node would silently share it too, and take a
+    part of the first one's studies.
+    """
+    for key, host, port in (
+        ("[dicom] port", config.dicom.host, config.dicom.port),
+        ("[web] port", config.web.host, config.web.port),
+    ):
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+            except OSError as error:
+                raise ConfigError(
+                    f"{config.path}: {key} = {port} on {host} cannot be listened on ({error.strerror});"
+                    " stop what uses it, or choose another."
+                ) from None
 
 
 def prepare_folders(config: NodeConfig) -> None:

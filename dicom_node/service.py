@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 
 from dicom_node.config import NodeConfig, load_config
 from dicom_node.errors import NodeError
+from dicom_node.status import write_json
 
 
 class Stop:
@@ -35,6 +38,20 @@ class Stop:
 
         for signum in (signal.SIGTERM, signal.SIGINT):
             signal.signal(signum, asked)
+
+
+def process_name(default: str) -> str:
+    """The name the daemon knows this process by (worker-1, web, ...)."""
+    return os.environ.get("FEDPACS_PROCESS", default)
+
+
+def up(config: NodeConfig, name: str) -> None:
+    """Tell the daemon that this process is past its start; it holds for this process id only."""
+    write_json(up_file(config, name), {"pid": os.getpid()})
+
+
+def up_file(config: NodeConfig, name: str) -> Path:
+    return config.storage.run / f"{name}.up"
 
 
 def main(description: str, body: Callable[[NodeConfig, Stop], None]) -> None:

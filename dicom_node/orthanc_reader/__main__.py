@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from dicom_node import logs
 from dicom_node.config import NodeConfig
 from dicom_node.errors import NodeError
-from dicom_node.service import Stop, main
+from dicom_node.service import Stop, main, process_name, up
 from dicom_node.spool import Spool
 
 from .connect import open_client, wake_file
@@ -18,13 +17,15 @@ from .reader import Reader
 
 def follow(config: NodeConfig, stop: Stop) -> None:
     """Poll until told to stop; a hint of the plugin (run/orthanc.wake) cuts the pause short."""
-    logs.configure(config.storage.logs, os.environ.get("FEDPACS_PROCESS", "orthanc-reader"))
+    name = process_name("orthanc-reader")
+    logs.configure(config.storage.logs, name)
     client = open_client(config)
     spool = Spool(config.storage.spool)
     ledger = Ledger(ledger_path(config.storage.spool), client.url)
     reader = Reader(client, ledger, spool, quiet_seconds=config.study.quiet_seconds)
     wake = wake_file(config.storage.run)
     failures = 0
+    up(config, name)
     while not stop():
         before = _stamp(wake)
         try:

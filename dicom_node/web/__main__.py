@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 
 import uvicorn
@@ -10,12 +9,12 @@ import uvicorn
 from dicom_node import logs
 from dicom_node.config import NodeConfig
 from dicom_node.errors import ConfigError
-from dicom_node.service import Stop, main
+from dicom_node.service import Stop, main, process_name
 from dicom_node.web.app import create_app
 
 
 def serve(config: NodeConfig, stop: Stop) -> None:
-    logs.configure(config.storage.logs, os.environ.get("FEDPACS_PROCESS", "web"))
+    logs.configure(config.storage.logs, process_name("web"))
     # a query string could hold anything a person pasted: no access log
     settings = uvicorn.Config(create_app(config), access_log=False, log_config=None, timeout_graceful_shutdown=3)
     server = uvicorn.Server(settings)

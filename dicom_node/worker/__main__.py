@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-
 from anonymizer import Deidentifier, load_profile
 from dicom_node import logs
 from dicom_node.config import NodeConfig
 from dicom_node.errors import StorageError
-from dicom_node.service import Stop, main
+from dicom_node.service import Stop, main, process_name, up
 from dicom_node.spool import Spool
 from dicom_node.status import write_last_error
 from dicom_node.vault import Vault
@@ -27,10 +25,11 @@ def open_pipeline(config: NodeConfig) -> Pipeline:
 
 
 def work(config: NodeConfig, stop: Stop) -> None:
-    name = os.environ.get("FEDPACS_PROCESS", "worker-1")
+    name = process_name("worker-1")
     logs.configure(config.storage.logs, name)
     worker = Worker(open_pipeline(config), name)
     worker.start()
+    up(config, name)
     while not stop():
         try:
             busy = worker.step(stop)
