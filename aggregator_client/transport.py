@@ -67,7 +67,10 @@ class Hub(Protocol):
         """Open a run; messages and replies of an earlier run are void."""
 
     def send(self, site: str, payload: bytes) -> Handle:
-        """Put a message on its way; returns at once. Raises UnreachableError when the hub itself is gone."""
+        """Put a message on its way; returns at once. To a site that is away it fails with `retry`: look at `sites` first.
+
+        Raises UnreachableError when the hub itself is gone or does not know the site.
+        """
 
     def collect(self, handles: Iterable[Handle], deadline: float) -> Iterator[tuple[Handle, bytes | Failure]]:
         """Yield each handle's reply or failure as it comes, until all came or `deadline` (time.monotonic) is past.
@@ -116,7 +119,7 @@ class LocalHub:
     def __init__(self) -> None:
         self._numbers = itertools.count(1)
         self._inbox: dict[str, deque[Delivery]] = {}
-        self._replies: dict[str, bytes] = {}
+        self._replies: dict[str, bytes | Failure] = {}
         self._activated: dict[str, float] = {}
         self._seen: dict[str, float] = {}
         self._online: set[str] = set()
@@ -143,6 +146,9 @@ class LocalHub:
     def send(self, site: str, payload: bytes) -> Handle:
         with self._change:
             handle = Handle(site, str(next(self._numbers)))
+            if site not in self._online:
+                self._replies[handle.id] = Failure(f"{site} is away", retry=True)
+                return handle
             self._open.add(handle.id)
             self._inbox[site].append(Delivery(handle.id, bytes(payload)))
             self._change.notify_all()
