@@ -12,6 +12,7 @@ draft-connolly-cfrg-xwing-kem.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import os
 import secrets
@@ -54,6 +55,13 @@ class CoordinatorKeys:
     @property
     def fingerprint(self) -> str:
         return fingerprint(self.signing_public, self.sealing_public)
+
+    def public_base64(self) -> dict[str, str]:
+        """The two public keys as documents carry them."""
+        return {
+            "signing_public": base64.b64encode(self.signing_public).decode(),
+            "sealing_public": base64.b64encode(self.sealing_public).decode(),
+        }
 
 
 @dataclass(frozen=True)
