@@ -23,6 +23,7 @@ from trainer import networks, weights
 from trainer.cohort import Loaded, load_cohort
 from trainer.errors import CohortError, SpecError, TrainerError
 from trainer.evaluation import classification
+from trainer.evaluation.subgroups import subgroups, worst
 from trainer.local.algorithms import choose
 from trainer.local.checkpoint import Checkpoints
 from trainer.local.data import Samples
@@ -50,9 +51,10 @@ def run(spec: JobSpec) -> dict[str, Any]:
         "studies": loaded.studies[_sample_side(spec)],
         "class_counts": loaded.samples[_sample_side(spec)].class_counts(len(spec.task.classes)).tolist(),
     }
+    given = _evaluate(spec, model, loaded, device) if spec.evaluate_first else None
     if spec.kind == "train":
         result |= _train(spec, model, loaded, device)
-    result |= _evaluate(spec, model, loaded, device)
+    result |= _evaluate(spec, model, loaded, device) if given is None else given
     result["seconds"] = round(time.monotonic() - started, 3)
     _write_json(spec.out / "result.json", result)
     if spec.kind == "train":
@@ -148,7 +150,12 @@ def _evaluate(spec: JobSpec, model: nn.Module, loaded: Loaded, device: torch.dev
         }
     probabilities = classification.predict(model, samples, device=device)
     figures = classification.metrics(samples.labels, probabilities, spec.task.classes)
-    out: dict[str, Any] = {"metrics": figures, "evaluated_on": spec.evaluate_on}
+    groups = subgroups(
+        loaded.facts[spec.evaluate_on],
+        lambda rows: classification.macro_auc(samples.labels[rows], probabilities[rows]),
+    )
+    out: dict[str, Any] = {"metrics": figures, "evaluated_on": spec.evaluate_on, "subgroups": groups}
+    out["worst_subgroup"] = worst(groups)
     out.setdefault("loss", figures["loss"])
     if spec.kind == "train":
         out.pop("loss")

@@ -94,7 +94,8 @@ class JobSpec(_Strict):
     writes
     the class probabilities. `pooled` names further de-identified sides to pool with this one (a centralised
     comparison on
-    one machine; a hospital's node never sets it).
+    one machine; a hospital's node never sets it). With `evaluate_first` a "train" job evaluates the weights it was given
+    instead of those it made (in a federation, the global model of the round before).
     """
 
     kind: Literal["train", "evaluate", "scores"] = "train"
@@ -107,6 +108,7 @@ class JobSpec(_Strict):
     cohort: dict[str, Any] = Field(default_factory=dict)
     split_salt: str = ""
     evaluate_on: Literal["train", "validation", "test"] = "validation"
+    evaluate_first: bool = False
     local: LocalSpec = Field(default_factory=LocalSpec)
     seed: int = 0
     weights_in: Path | None = None

@@ -53,6 +53,7 @@ def test_a_process_trains_and_tells(side: Side, tmp_path: Path) -> None:
     assert result["samples"] == 36 and result["class_counts"] == [12, 12, 12] and len(result["studies"]) == 36
     assert result["metrics"]["cases"] == 12 and result["metrics"]["auc"] > 0.9
     assert set(result["metrics"]["per_class"]) == set(CLASSES)
+    assert result["subgroups"]["sex"] == {"F": {"cases": None, "metric": None}, "M": {"cases": None, "metric": None}}
     data = (tmp_path / "out" / "model.safetensors").read_bytes()
     assert result["sha256"] == __import__("hashlib").sha256(data).hexdigest()
     assert weights.from_bytes(data)["norm.num_batches_tracked"].dtype == np.int64
@@ -74,6 +75,16 @@ def test_evaluate_and_scores_of_given_weights(side: Side, tmp_path: Path) -> Non
     arrays = weights.load(tmp_path / "s" / "scores.safetensors")
     assert arrays["probabilities"].shape == (12, 3) and np.allclose(arrays["probabilities"].sum(1), 1, atol=1e-5)
     assert np.bincount(arrays["labels"]).tolist() == [4, 4, 4] and scores["metrics"] == seen["metrics"]
+
+
+def test_evaluating_first_measures_the_given_weights_and_changes_nothing_else(side: Side, tmp_path: Path) -> None:
+    run(side, tmp_path / "given")
+    given = str(tmp_path / "given" / "model.safetensors")
+    seen = run(side, tmp_path / "seen", kind="evaluate", weights_in=given)
+    after = run(side, tmp_path / "after", weights_in=given)
+    first = run(side, tmp_path / "first", weights_in=given, evaluate_first=True)
+    assert first["metrics"] == seen["metrics"] != after["metrics"]
+    assert first["sha256"] == after["sha256"] and first["loss"] == after["loss"]
 
 
 def test_pooled_sides_are_one_cohort(side: Side, tmp_path: Path) -> None:
