@@ -140,3 +140,9 @@ def average(updates: Sequence[Mapping[str, np.ndarray]], counts: Sequence[float]
         )
         out[name] = np.asarray(mean).astype(first.dtype)
     return out
+
+
+def norm_layers(weights: Mapping[str, np.ndarray]) -> set[str]:
+    """The names that belong to BatchNorm layers: every array beside a `running_mean` (what FedBN keeps at a site)."""
+    layers = {name.removesuffix("running_mean") for name in weights if name.endswith("running_mean")}
+    return {name for name in weights if name[: name.rfind(".") + 1] in layers}

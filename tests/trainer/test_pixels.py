@@ -12,7 +12,7 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossl
 
 from trainer.errors import PixelError
 from trainer.pixels.header import scan
-from trainer.pixels.prepare import Preparation, prepare_frame
+from trainer.pixels.prepare import Preparation, prepare_frame, reduce
 from trainer.pixels.read import read_frames
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -208,3 +208,14 @@ def test_the_digest_names_every_setting() -> None:
         Preparation(square=False).digest,
     }
     assert len(digests) == 4
+
+
+@pytest.mark.parametrize("shape", [(96, 96), (96, 64), (64, 64), (33, 96), (97, 97)])
+def test_averaging_blocks_first_changes_little_and_only_large_images(shape: tuple[int, int]) -> None:
+    random = np.random.default_rng(0)
+    smooth = np.add.outer(np.sin(np.arange(shape[0]) / 9), np.cos(np.arange(shape[1]) / 7)).astype(np.float32)
+    frame = smooth + random.normal(0, 0.05, shape).astype(np.float32)
+    small = reduce(frame, 16)
+    k = shape[0] // small.shape[0]
+    assert small.shape == (shape[0] // k, shape[1] // k) and max(small.shape) >= 16 and k != 2
+    assert np.allclose(small, frame.reshape(shape[0] // k, k, shape[1] // k, k).mean((1, 3)), atol=1e-5)

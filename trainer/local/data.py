@@ -34,7 +34,7 @@ class Samples:
     def batch(self, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """Samples by number as (float32 images, int64 labels); only these rows of a memory map are read."""
         at = rows if self.rows is None else self.rows[rows]
-        images = torch.from_numpy(np.ascontiguousarray(self.images[at], dtype=np.float32))
+        images = torch.from_numpy(np.asarray(self.images[at])).float()  # torch widens float16 far quicker than numpy
         return images, torch.from_numpy(self.labels[rows].astype(np.int64))
 
     def batches(self, size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -77,7 +77,7 @@ class Slices(Samples):
 
     def batch(self, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         at = rows if self.rows is None else self.rows[rows]
-        both = torch.from_numpy(np.ascontiguousarray(self.images[at], dtype=np.float32))
+        both = torch.from_numpy(np.asarray(self.images[at])).float()
         return both[:, :-1], both[:, -1].round().long()
 
     def class_counts(self, classes: int) -> np.ndarray:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-VERSION = 1  # raise when the same settings give other pixels, so that no cache outlives its code
+VERSION = 2  # raise when the same settings give other pixels, so that no cache outlives its code
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,8 @@ class Preparation:
 
 def prepare_frame(frame: np.ndarray, preparation: Preparation) -> np.ndarray:
     """float32 [H, W] → float32 [1, size, size]. A frame without contrast becomes zeros, never NaN."""
-    image = torch.from_numpy(np.ascontiguousarray(frame, dtype=np.float32))[None, None]
+    frame = reduce(np.asarray(frame, dtype=np.float32), preparation.size)
+    image = torch.from_numpy(np.ascontiguousarray(frame))[None, None]
     if preparation.square:
         image = _pad_square(image)
     size = preparation.size
@@ -47,6 +48,19 @@ def prepare_frame(frame: np.ndarray, preparation: Preparation) -> np.ndarray:
         out = out - out.mean()
         out = out / out.std().clamp_min(1e-6) if float(out.abs().max()) > 0 else out
     return np.asarray(out.numpy())
+
+
+def reduce(frame: np.ndarray, size: int) -> np.ndarray:
+    """Average k × k blocks of a much larger frame [H, W] first, when both sides divide by k: several times quicker.
+
+    Only from k = 3 on; the rest of the way, and every smaller step, is the resampling filter's.
+    """
+    height, width = frame.shape
+    for k in range(max(height, width) // size, 2, -1):
+        if height % k == 0 and width % k == 0:
+            rows = sum(frame[i::k] for i in range(1, k)) + frame[::k]
+            return np.asarray((sum(rows[:, i::k] for i in range(1, k)) + rows[:, ::k]) / np.float32(k * k))
+    return frame
 
 
 def _pad_square(image: torch.Tensor) -> torch.Tensor:

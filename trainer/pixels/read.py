@@ -89,13 +89,17 @@ def _finish(
     stored: np.ndarray, slope: float, intercept: float, photometric: str, padded: np.ndarray | None
 ) -> np.ndarray:
     values = stored.astype(np.float32)
-    if slope != 1.0 or intercept != 0.0:
-        values = values * np.float32(slope) + np.float32(intercept)
+    if slope != 1.0:
+        values *= np.float32(slope)
+    if intercept != 0.0:
+        values += np.float32(intercept)
     return _polarity(values, photometric, padded)
 
 
 def _polarity(values: np.ndarray, photometric: str, padded: np.ndarray | None) -> np.ndarray:
     """MONOCHROME1 mirrored in its own range; padding set to the darkest value of the true pixels."""
+    if photometric != "MONOCHROME1" and (padded is None or not padded.any()):
+        return values
     true = values if padded is None or padded.all() else values[~padded]
     low, high = float(true.min()), float(true.max())
     if photometric == "MONOCHROME1":
