@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from aggregator_client.demo import compare, pacs
@@ -66,9 +68,7 @@ class Run:
         """Folders and keys first; then invitation and enrolment, as files between institutions; then the daemons."""
         self.shown.phase("making a coordinator and the hospitals' nodes; exchanging invitations and enrolments")
         self.coordination.init(self.children)
-        for site in self.sites:
-            site.init(self.children)
-            self.coordination.enrol(self.children, site.hospital, site.config)
+        self._at_each(self._join)
         self.coordination.sign_project(self.children)
         self.shown.phase("starting the nodes")
         for site in self.sites:
@@ -87,8 +87,7 @@ class Run:
         self.shown.phase("modalities send by C-STORE; the nodes receive and de-identify")
         for site in self.sites:
             site.send(self.children)
-        for site in self.sites:
-            site.import_labels(self.children)
+        self._at_each(lambda site: site.import_labels(self.children))
         self.children.wait("receiving and de-identification", self._received, STALL_SECONDS, self.nodes())
 
     def _received(self) -> tuple[bool, object]:
@@ -105,9 +104,7 @@ class Run:
     def approve(self) -> None:
         """Each hospital reads the project in plain words and approves its digest."""
         self.shown.phase("each hospital reads the project and approves its digest")
-        for site in self.sites:
-            self.coordination.approve_at(self.children, site.config, site.root / "project.txt", ADMIN)
-            site.line.approved, site.line.rounds = True, self.rounds
+        self._at_each(self._approve)
         self.shown.refresh()
 
     def federate(self) -> float:
@@ -152,6 +149,20 @@ class Run:
         site = self.sites[0]
         candidates = sorted((site.folder / "dataset").rglob("*.dcm"))
         return before_after(site.sent_files()[-1], candidates)
+
+    def _join(self, site: Site) -> None:
+        site.init(self.children)
+        self.coordination.enrol(self.children, site.hospital, site.config)
+
+    def _approve(self, site: Site) -> None:
+        self.coordination.approve_at(self.children, site.config, site.root / "project.txt", ADMIN)
+        site.line.approved, site.line.rounds = True, self.rounds
+
+    def _at_each(self, work: Callable[[Site], None]) -> None:
+        """Do it at two hospitals at a time: they are different people. The first error is raised when all have ended."""
+        with ThreadPoolExecutor(max_workers=2) as people:
+            for done in [people.submit(work, site) for site in self.sites]:
+                done.result()
 
     def nodes(self) -> list[Child]:
         return [site.node for site in self.sites if site.node is not None]
