@@ -24,7 +24,6 @@ from dicom_node.audit import AuditLog
 from dicom_node.config import NodeConfig
 from dicom_node.projects import ProjectRecord, Projects
 
-ROLES = ("pacs-admin", "data-manager", "data-protection", "management")
 _SIGN = b"fedpacs decision v1\x00"
 
 
@@ -66,7 +65,7 @@ def offer(config: NodeConfig, project: SignedProject) -> ProjectRecord:
     document = project.document
     with closing(Projects(config.storage.catalogue)) as projects:
         if projects.offer(project.digest, document.name, document.version, project.file_bytes()):
-            _audit(config, "project.offered", project=project.digest, name=document.name, version=document.version)
+            audit(config, "project.offered", project=project.digest, name=document.name, version=document.version)
         record = projects.get(project.digest)
     assert record is not None
     return record
@@ -81,7 +80,7 @@ def decide(config: NodeConfig, project: SignedProject, decision: Decision) -> Pr
     offer(config, project)
     keys = node_keys(config.storage.keys)
     signature = _signature(decision, keys.signing, int(time.time()))
-    _audit(
+    audit(
         config,
         f"project.{decision.state}",
         project=decision.digest,
@@ -176,6 +175,7 @@ def _require_own_signature(config: NodeConfig, record: ProjectRecord) -> None:
         ) from None
 
 
-def _audit(config: NodeConfig, kind: str, **facts: object) -> None:
+def audit(config: NodeConfig, kind: str, **facts: object) -> None:
+    """Append one record to this hospital's audit log."""
     with closing(AuditLog(config.storage.audit)) as log:
         log.append(kind, **facts)

@@ -125,6 +125,11 @@ class ProjectDraft(_Part):
             raise ValueError("cohort.classes must hold the same values as task.classes (or be left out)")
         return self
 
+    @property
+    def cohort_rule(self) -> CohortRule:
+        """The cohort rule with the task's label and classes filled in: what `Catalogue.cohort` is asked."""
+        return self.cohort.model_copy(update={"label": self.task.label, "classes": tuple(self.task.classes)})
+
 
 class ProjectDocument(ProjectDraft):
     """A whole project: the draft and the coordinator who signs it."""

@@ -20,6 +20,7 @@ HELP = {
     "node": "The hospital's node: make it, run it, ask it.",
     "audit": "The hash-chained record of what happened and what left.",
     "project": "Projects: write, read, approve, reject.",
+    "federation": "A hospital's membership in a federation: join it, show it.",
     "coordinator": "The federation's coordinator.",
     "model": "Use a trained model on studies.",
 }

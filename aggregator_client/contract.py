@@ -1,0 +1,48 @@
+"""Whether a hospital's own data fulfil a project's data contract: pure, and told only inside the hospital."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from aggregator_client.project import ProjectDraft
+from dicom_node.records import Cohort
+
+
+@dataclass(frozen=True)
+class Readiness:
+    """What a hospital has for a project. `faults` are one sentence each; none means it may take part."""
+
+    patients: int
+    studies: int
+    images: dict[str, int] = field(default_factory=dict)
+    """Images by partition: train, validation, test."""
+    classes: dict[str, int] = field(default_factory=dict)
+    """Studies by label value."""
+    failures: dict[str, int] = field(default_factory=dict)
+    """Studies that do not fit, by reason."""
+    faults: list[str] = field(default_factory=list)
+
+
+def readiness(draft: ProjectDraft, cohort: Cohort) -> Readiness:
+    """Judge a cohort (selected with `cohort_rule`) by the project's cohort rule and data contract."""
+    parts = {
+        name: sum(len(entry.instances) for entry in entries) for name, entries in cohort.split(draft.split.salt).items()
+    }
+    classes = Counter(entry.label for entry in cohort.entries if entry.label is not None)
+    missing = sum(count for reason, count in cohort.failures.items() if reason.startswith("no label"))
+    unlabelled = missing / max(1, missing + len(cohort.entries))
+    contract, patients = draft.contract, len(cohort.patients)
+    faults = []
+    if patients < draft.cohort.min_patients:
+        faults.append(f"{patients} patients qualify and the project asks for {draft.cohort.min_patients}.")
+    if parts["train"] < contract.min_train_images:
+        faults.append(f"{parts['train']} training images qualify and the project asks for {contract.min_train_images}.")
+    if len(classes) < contract.min_classes:
+        faults.append(f"{len(classes)} classes occur here and the project asks for {contract.min_classes}.")
+    if unlabelled > contract.max_unlabelled_share:
+        faults.append(
+            f"{unlabelled:.0%} of the matching studies have no label {draft.task.label!r} and the project allows"
+            f" {contract.max_unlabelled_share:.0%}."
+        )
+    return Readiness(patients, len(cohort.entries), parts, dict(classes), dict(cohort.failures), faults)

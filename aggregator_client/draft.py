@@ -1,0 +1,64 @@
+"""The commented TOML draft that `fedpacs project new` writes."""
+
+from __future__ import annotations
+
+import json
+
+_TEMPLATE = """\
+# A project draft. Edit it, read it as hospitals will (`fedpacs project show FILE`), then sign it:
+#   fedpacs project sign FILE --coordinator DIR --out project.json
+# A key in a comment shows the value that holds without it.
+
+name = {name}
+version = "1"
+purpose = "Say in one or two sentences, for people outside the field, what the model is for."
+rounds = 12
+min_sites = 2            # a round with fewer answers does not count
+deadline_s = 600         # how long a round waits for its sites
+# seed = 0
+
+[task]
+name = "classification"
+label = "finding"        # the study label that is learned
+classes = ["normal", "bacterial", "viral"]
+size = 64                # images are resized to size x size
+
+[cohort]                 # which studies are asked for; [] means any
+modalities = ["DX", "CR"]
+body_parts = ["CHEST"]
+views = []
+# min_age_years = 0
+# max_age_years = 120
+min_patients = 20        # a hospital with fewer sits it out
+
+[contract]               # what a hospital's data must fulfil; each hospital checks its own
+min_train_images = 20
+min_classes = 1          # how many of the classes must occur
+max_unlabelled_share = 1.0
+
+[network]                # installed networks only; a project carries no code
+name = "small_resnet"
+args = {{ in_channels = 1, classes = 3, widths = [16, 32, 64], norm = "batch" }}
+
+[algorithm]
+name = "fedavg"
+
+[local]                  # training at a hospital between two rounds
+epochs = 2
+batch = 32
+lr = 0.003               # of the first round; lowered from round to round
+weight_decay = 0.0001
+augment = "style"        # none | light | style
+class_weighted = true
+
+[privacy]
+mode = "sealed"          # each update sealed to you and signed by its hospital: you can read single updates
+
+[split]                  # patients without a designated partition: 70/10/20 by keyed hash
+salt = ""
+"""
+
+
+def write(name: str) -> str:
+    """The draft's text."""
+    return _TEMPLATE.format(name=json.dumps(name))
