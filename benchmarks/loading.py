@@ -120,10 +120,12 @@ def first_epoch(paths: list[Path]) -> dict[str, float]:
     loaders: dict[str, Callable[[Path], np.ndarray]] = {"ours": ours, "pydicom": decode_pydicom}
     if loader := monai_loader():
         loaders["monai"] = partial(decode_monai, loader)
-    out = {}
-    for name, load in loaders.items():
-        out[f"decode_{name}"] = rate(partial(each, paths, load, False))
-        out[f"prepare_{name}"] = rate(partial(each, paths, load, True))
+    out: dict[str, float] = {}
+    for _ in range(5):  # in turn, so that a busy moment of the machine hits all
+        for name, load in loaders.items():
+            for what, prepared in (("decode", False), ("prepare", True)):
+                found = rate(partial(each, paths, load, prepared), 1)
+                out[f"{what}_{name}"] = max(out.get(f"{what}_{name}", 0.0), found)
     return out
 
 
@@ -150,11 +152,13 @@ def later_epochs(paths: list[Path], folder: Path, times: int) -> dict[str, float
     labels = np.zeros(len(rows), np.int64)
     mapped = Samples(filled.images, labels, rows)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    out = {"cache_fill": fill, "cache_open_verified": opened, "cache": rate(partial(batches, mapped))}
+    out = {"cache_fill": fill, "cache_open_verified": opened, "cache": rate(partial(batches, mapped), 1)}
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     ram32 = Samples(np.asarray(filled.images, np.float32).copy(), labels, rows)
     ram16 = Samples(np.array(filled.images), labels, rows)
-    out |= {"ram_float32": rate(partial(batches, ram32)), "ram_float16": rate(partial(batches, ram16))}
+    for _ in range(5):
+        for name, samples in (("cache", mapped), ("ram_float32", ram32), ("ram_float16", ram16)):
+            out[name] = max(out.get(name, 0.0), rate(partial(batches, samples), 1))
     out["cache_grown_mb"] = grown
     out["persistent_dataset"] = persistent(paths, folder)
     return out

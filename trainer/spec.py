@@ -91,11 +91,9 @@ class JobSpec(_Strict):
     """One run of `python -m trainer.job`.
 
     kind: "train" fits on the train patients and evaluates on `evaluate_on`; "evaluate" only evaluates; "scores" also
-    writes
-    the class probabilities. `pooled` names further de-identified sides to pool with this one (a centralised
-    comparison on
-    one machine; a hospital's node never sets it). With `evaluate_first` a "train" job evaluates the weights it was given
-    instead of those it made (in a federation, the global model of the round before).
+    writes the class probabilities. `pooled` names further de-identified sides to pool with this one (a centralised
+    comparison on one machine; a hospital's node never sets it). With `evaluate_first` a "train" job evaluates the weights
+    it was given instead of those it made (in a federation, the global model of the round before).
     """
 
     kind: Literal["train", "evaluate", "scores"] = "train"

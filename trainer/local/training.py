@@ -101,13 +101,13 @@ def train(
         for rows in order[progress.at :]:
             _set_lr(optimizer, local, progress.step / progress.total)
             before = time.monotonic()
-            images, labels = samples.batch(rows)
+            images, labels = (part.to(device, non_blocking=True) for part in samples.batch(rows))
             if samples.masks:
                 images, labels = augment_pair(images, labels, local.augment, progress.generator)
             else:
                 images = augment(images, local.augment, progress.generator)
             waited += time.monotonic() - before
-            loss = loss_of(model(images.to(device)), labels.to(device), weights, local.label_smoothing)
+            loss = loss_of(model(images), labels, weights, local.label_smoothing)
             _check_finite(loss, progress.step)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
