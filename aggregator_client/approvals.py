@@ -101,7 +101,7 @@ def require_approved(config: NodeConfig, digest: str, name: str = "") -> SignedP
     `name`, as the other side tells it, only serves the message. Raises RefusedError when it is not approved (naming the
     approved version that this one differs from), SignatureError when a signature does not hold.
     """
-    with closing(Projects(config.storage.catalogue, readonly=True)) as projects:
+    with closing(Projects(config.storage.catalogue)) as projects:
         record = projects.get(digest)
         approved = [one for one in projects.list() if one.state == "approved"]
     if record is None:
@@ -123,7 +123,7 @@ def require_approved(config: NodeConfig, digest: str, name: str = "") -> SignedP
 
 def differences(config: NodeConfig, project: SignedProject) -> tuple[str, list[str]] | None:
     """(digest, changes) against the last approved project of that name; None when there is none or it is this one."""
-    with closing(Projects(config.storage.catalogue, readonly=True)) as projects:
+    with closing(Projects(config.storage.catalogue)) as projects:
         earlier = [one for one in projects.list() if one.name == project.document.name and one.state == "approved"]
     if not earlier or any(one.digest == project.digest for one in earlier):
         return None

@@ -1,12 +1,15 @@
-"""Whether a hospital's own data fulfil a project's data contract: pure, and told only inside the hospital."""
+"""Whether a hospital's own data fulfil a project's data contract; a hospital whose data do not sits it out."""
 
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import closing
 from dataclasses import dataclass, field
 
+from aggregator_client.errors import RefusedError
 from aggregator_client.project import ProjectDraft
-from dicom_node.records import Cohort
+from dicom_node.config import NodeConfig
+from dicom_node.records import Catalogue, Cohort
 
 
 @dataclass(frozen=True)
@@ -46,3 +49,21 @@ def readiness(draft: ProjectDraft, cohort: Cohort) -> Readiness:
             f" {contract.max_unlabelled_share:.0%}."
         )
     return Readiness(patients, len(cohort.entries), parts, dict(classes), dict(cohort.failures), faults)
+
+
+def at_hospital(config: NodeConfig, draft: ProjectDraft) -> Readiness:
+    """The readiness of this hospital now."""
+    with closing(Catalogue(config.storage.catalogue, config.storage.dataset)) as catalogue:
+        return readiness(draft, catalogue.cohort(draft.cohort_rule))
+
+
+def require_ready(config: NodeConfig, draft: ProjectDraft) -> None:
+    """Raises RefusedError while this hospital's data do not fulfil the project's contract.
+
+    The coordinator reads the sentence, so it names what is asked for and no figure of this hospital.
+    """
+    if at_hospital(config, draft).faults:
+        raise RefusedError(
+            "This hospital's data do not fulfil the project's data contract at present; its staff see why with"
+            " `fedpacs project show`."
+        )

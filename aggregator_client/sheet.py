@@ -101,8 +101,8 @@ def _leaves(draft: ProjectDraft) -> list[str]:
     return [
         "After each round: the numbers of the trained network (its weights).",
         (
-            "With them: how many training images were used and of which classes, the training loss and the evaluation's"
-            " figures (such as AUC per class), as totals."
+            "With them: how many training images were used, how long it took, the training loss, and the evaluation's"
+            " figures (such as the AUC and the number of cases of each class), as totals."
         ),
         "No image, no header, no label of a single study and no patient's pseudonym is sent.",
         "Each message is recorded in your audit log before it is sent: `fedpacs audit show --kind egress`.",

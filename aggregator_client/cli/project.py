@@ -180,9 +180,8 @@ def _node_or_none(path: Path | None) -> NodeConfig | None:
 
 def _at_this_hospital(node: NodeConfig, signed: Any) -> dict[str, Any]:
     from aggregator_client import approvals
-    from aggregator_client.contract import readiness
+    from aggregator_client.contract import at_hospital
     from aggregator_client.errors import FederationError
-    from dicom_node.records import Catalogue
 
     record = approvals.offer(node, signed)
     earlier = approvals.differences(node, signed)
@@ -191,14 +190,12 @@ def _at_this_hospital(node: NodeConfig, signed: Any) -> dict[str, Any]:
         stranger = ""
     except FederationError as error:
         stranger = str(error)
-    with closing(Catalogue(node.storage.catalogue, node.storage.dataset)) as catalogue:
-        ready = readiness(signed.document, catalogue.cohort(signed.document.cohort_rule))
     return {
         "state": record.state,
         "decided_by": record.decided_by,
         "coordinator_problem": stranger,
         "changes": None if earlier is None else {"since": earlier[0], "what": earlier[1]},
-        "cohort": asdict(ready),
+        "cohort": asdict(at_hospital(node, signed.document)),
     }
 
 
