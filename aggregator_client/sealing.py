@@ -3,7 +3,8 @@
 HPKE (RFC 9180, single-shot, KEM MLKEM768-X25519 "X-Wing", hybrid post-quantum) wraps a fresh content key; the bulk is
 AES-256-GCM in bounded segments (the STREAM construction: a counter and a last-segment flag in the nonce, so that cutting,
 reordering, repeating or appending segments fails). HPKE base mode says nothing about the sender, so an Ed25519 signature over
-a domain-separated SHA-256 of the context, the header and all of the ciphertext follows.
+the context's and the body's SHA-256 follows; context, body's hash and signature make a `Receipt`, which proves who sent what
+without the box itself.
 
     magic "FPS1" | suite u8 | log2 of the segment size u8 | plaintext length u64          header, 14 bytes
     wrapped content key                                                                  1168 bytes
@@ -69,6 +70,26 @@ class Context:
         return hashlib.sha256(b"fedpacs context v1\x00" + body.encode()).digest()
 
 
+@dataclass(frozen=True)
+class Receipt:
+    """What proves that a sender signed a box: small enough to keep for every message. Hex digest and hex signature."""
+
+    context: Context
+    body_sha256: str
+    signature: str
+
+    def verify(self, sender_public: bytes) -> None:
+        """Raises SignatureError when `sender_public` (raw Ed25519) did not sign this body for this context."""
+        try:
+            key = Ed25519PublicKey.from_public_bytes(sender_public)
+            key.verify(bytes.fromhex(self.signature), _to_sign(self.context.digest(), bytes.fromhex(self.body_sha256)))
+        except (InvalidSignature, ValueError):
+            raise SignatureError(
+                f"The sealed {_what(self.context)} is not signed by {self.context.sender!r} for this project, round and"
+                " recipient, or was changed on its way: it is not used."
+            ) from None
+
+
 def overhead(length: int, segment_bits: int = SEGMENT_BITS) -> int:
     """How many bytes sealing adds to `length` bytes."""
     return _HEADER.size + _WRAPPED + _segments(length, segment_bits) * _TAG + _SIGNATURE
@@ -111,7 +132,7 @@ def seal_stream(
     content_key = os.urandom(_KEY)
     info = _info(bound, header, signer.public_key().public_bytes_raw())
     wrapped = _SUITE.encrypt(content_key, sealing_public_key(recipient_public), info=info)
-    transcript = hashlib.sha256(_SIGN + bound)
+    transcript = hashlib.sha256()
     for part in (header, wrapped):
         transcript.update(part)
         sink.write(part)
@@ -123,7 +144,7 @@ def seal_stream(
         part = cipher.encrypt(nonce, plain, None)
         transcript.update(part)
         sink.write(part)
-    sink.write(signer.sign(transcript.digest()))
+    sink.write(signer.sign(_to_sign(bound, transcript.digest())))
 
 
 def open_stream(
@@ -137,7 +158,9 @@ def open_stream(
     header = source.read(_HEADER.size)
     length, segment_bits = _parse(header, size, context)
     bound = context.digest()
-    _check_signature(source, start, size, _SIGN + bound, sender_public, context)
+    source.seek(start)
+    receipt = receipt_of(source, size, context)
+    receipt.verify(sender_public)
     source.seek(start + _HEADER.size)
     wrapped = source.read(_WRAPPED)
     try:
@@ -182,25 +205,20 @@ def _parse(header: bytes, size: int, context: Context) -> tuple[int, int]:
     return length, segment_bits
 
 
-def _check_signature(
-    source: BinaryIO, start: int, size: int, prefix: bytes, sender_public: bytes, context: Context
-) -> None:
-    transcript = hashlib.sha256(prefix)
-    source.seek(start)
-    left = size - _SIGNATURE
-    while left:
+def receipt_of(source: BinaryIO, size: int, context: Context) -> Receipt:
+    """The receipt of a box of `size` bytes at the current position of `source`. Nothing of it is proven yet."""
+    transcript, left = hashlib.sha256(), size - _SIGNATURE
+    while left > 0:
         part = source.read(min(left, 1 << SEGMENT_BITS))
         if not part:
             break
         transcript.update(part)
         left -= len(part)
-    try:
-        Ed25519PublicKey.from_public_bytes(sender_public).verify(source.read(_SIGNATURE), transcript.digest())
-    except (InvalidSignature, ValueError):
-        raise SignatureError(
-            f"The sealed {_what(context)} is not signed by {context.sender!r} for this project, round and recipient,"
-            " or was changed on its way: it is not used."
-        ) from None
+    return Receipt(context, transcript.hexdigest(), source.read(_SIGNATURE).hex())
+
+
+def _to_sign(bound: bytes, body: bytes) -> bytes:
+    return _SIGN + bound + body
 
 
 def _what(context: Context) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 from dataclasses import replace
@@ -126,10 +127,24 @@ def test_another_sender_and_another_recipient_are_refused() -> None:
 
 def _resigned(box: bytes, signer: Ed25519PrivateKey) -> bytes:
     """The box with a valid signature of `signer` over its present bytes: what somebody with a key of their own can do."""
-    import hashlib
-
     body = box[:-64]
-    return body + signer.sign(hashlib.sha256(sealing._SIGN + CONTEXT.digest() + body).digest())
+    return body + signer.sign(sealing._to_sign(CONTEXT.digest(), hashlib.sha256(body).digest()))
+
+
+def test_a_receipt_proves_the_sender_without_the_box() -> None:
+    _, _, _, sender = people()
+    box = boxed(b"update")
+    receipt = sealing.receipt_of(io.BytesIO(box), len(box), CONTEXT)
+    assert receipt.body_sha256 == hashlib.sha256(box[:-64]).hexdigest()
+    receipt.verify(sender)
+    for change in (
+        {"body_sha256": "00" * 32},
+        {"signature": "00" * 64},
+        {"signature": "zz"},
+        {"context": replace(CONTEXT, round=4)},
+    ):
+        with pytest.raises(SignatureError):
+            replace(receipt, **change).verify(sender)  # type: ignore[arg-type]
 
 
 def test_nobody_can_sign_a_box_of_another_as_their_own() -> None:
