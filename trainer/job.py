@@ -21,7 +21,7 @@ from torch import nn
 
 from trainer import networks, weights
 from trainer.cohort import Loaded, load_cohort
-from trainer.errors import CohortError, SpecError, TrainerError
+from trainer.errors import CohortError, SpecError, TrainerError, WeightsError
 from trainer.evaluation import classification
 from trainer.evaluation.subgroups import subgroups, worst
 from trainer.local.algorithms import choose
@@ -72,8 +72,17 @@ def starting_model(spec: JobSpec) -> nn.Module:
     start = weights.load(spec.weights_in) if spec.weights_in else None
     if start is None:
         start = networks.initial_weights(spec.network.name, spec.network.args, spec.seed)
+    if spec.local.algorithm == "fedbn" and spec.state_in:
+        start = start | kept_norm(model, weights.load(spec.state_in))
     weights.into_module(model, start)
     return model
+
+
+def kept_norm(model: nn.Module, state: weights.Weights) -> weights.Weights:
+    """FedBN's site-kept arrays. Errors: WeightsError when they are not exactly this network's norm layers."""
+    if set(state) != networks.norm_keys(model):
+        raise WeightsError("state_in does not hold this network's norm layers; start FedBN afresh at this site")
+    return state
 
 
 def choose_device(name: str) -> torch.device:
@@ -104,7 +113,8 @@ def _train(spec: JobSpec, model: nn.Module, loaded: Loaded, device: torch.device
             f"the cohort gives {len(samples)} training images and 2 are the least; label more studies or widen"
             f" the cohort rule"
         )
-    algorithm = choose(spec.local, weights.load(spec.state_in) if spec.state_in else None)
+    control = weights.load(spec.state_in) if spec.state_in and spec.local.algorithm == "scaffold" else None
+    algorithm = choose(spec.local, control)
     classes = len(spec.task.classes)
     done: Trained = train(
         model,
@@ -127,9 +137,12 @@ def _train(spec: JobSpec, model: nn.Module, loaded: Loaded, device: torch.device
         "training_seconds": round(done.seconds, 3),
         "waiting_share": round(done.waiting, 4),
     }
-    if done.state:
+    state = done.state
+    if spec.local.algorithm == "fedbn":
+        state = {name: value for name, value in weights.from_module(model).items() if name in networks.norm_keys(model)}
+    if state:
         out["state"] = "state.safetensors"
-        out["state_sha256"] = weights.save(spec.out / "state.safetensors", done.state)
+        out["state_sha256"] = weights.save(spec.out / "state.safetensors", state)
     return out
 
 

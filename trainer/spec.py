@@ -94,6 +94,9 @@ class JobSpec(_Strict):
     writes the class probabilities. `pooled` names further de-identified sides to pool with this one (a centralised
     comparison on one machine; a hospital's node never sets it). With `evaluate_first` a "train" job evaluates the weights
     it was given instead of those it made (in a federation, the global model of the round before).
+
+    `state_in` is what the site keeps between rounds, the `state.safetensors` of its last job: SCAFFOLD's control variates
+    (with the coordinator's as "global.*"), or FedBN's norm layers, which then replace those of `weights_in`.
     """
 
     kind: Literal["train", "evaluate", "scores"] = "train"

@@ -19,7 +19,7 @@ from side import CLASSES, Side, build, disc, spec, write_spec
 
 from dicom_node.records import Catalogue
 from trainer import job, weights
-from trainer.errors import CohortError, SpecError
+from trainer.errors import CohortError, SpecError, WeightsError
 from trainer.spec import JobSpec, load_spec
 
 ENV = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -85,6 +85,38 @@ def test_evaluating_first_measures_the_given_weights_and_changes_nothing_else(si
     first = run(side, tmp_path / "first", weights_in=given, evaluate_first=True)
     assert first["metrics"] == seen["metrics"] != after["metrics"]
     assert first["sha256"] == after["sha256"] and first["loss"] == after["loss"]
+
+
+def test_fedbn_keeps_the_sites_norm_layers(side: Side, tmp_path: Path) -> None:
+    local = {"epochs": 1, "algorithm": "fedbn"}
+    first = run(side, tmp_path / "a", local=local)
+    kept = weights.load(tmp_path / "a" / str(first["state"]))
+    assert all("norm" in name for name in kept) and "norm.running_mean" in kept
+    whole = weights.load(tmp_path / "a" / "model.safetensors")
+    other = {name: np.zeros_like(value) if name in kept else value for name, value in whole.items()}
+    weights.save(tmp_path / "global.safetensors", other)
+    given = {"weights_in": str(tmp_path / "global.safetensors"), "local": local, "kind": "evaluate"}
+    spoiled = run(side, tmp_path / "b", **given)
+    restored = run(side, tmp_path / "c", state_in=str(tmp_path / "a" / "state.safetensors"), **given)
+    assert restored["metrics"] == first["metrics"] != spoiled["metrics"]
+    weights.save(tmp_path / "wrong.safetensors", {"head.bias": np.zeros(3, np.float32)})
+    with pytest.raises(WeightsError, match="start FedBN afresh"):
+        run(side, tmp_path / "d", state_in=str(tmp_path / "wrong.safetensors"), **given)
+
+
+def test_scaffold_gives_its_state_and_takes_it_back(side: Side, tmp_path: Path) -> None:
+    local = {"epochs": 1, "algorithm": "scaffold", "optimizer": "sgd", "lr": 0.05}
+    first = run(side, tmp_path / "a", local=local)
+    state = weights.load(tmp_path / "a" / str(first["state"]))
+    assert {name.split(".")[0] for name in state} == {"local", "delta"} and np.abs(state["delta.head.weight"]).max() > 0
+    control = {n: w for n, w in state.items() if n.startswith("local.")}
+    control |= {n.replace("local.", "global.", 1): np.zeros_like(w) for n, w in control.items()}
+    weights.save(tmp_path / "control.safetensors", control)
+    plain, moved = (
+        run(side, tmp_path / name, local=local, **more)
+        for name, more in (("b", {}), ("c", {"state_in": str(tmp_path / "control.safetensors")}))
+    )
+    assert plain["sha256"] == first["sha256"] != moved["sha256"]
 
 
 def test_pooled_sides_are_one_cohort(side: Side, tmp_path: Path) -> None:
