@@ -41,7 +41,7 @@ from dicom_node.errors import ConfigError, InputError, NodeError, RefusedError, 
 from dicom_node.orthanc_reader.connect import wake_file
 from dicom_node.pause import pause, resume
 from dicom_node.vault import Vault
-from dicom_node.web import orthanc_study
+from dicom_node.web import orthanc_study, projects
 from dicom_node.web.metrics import exposition
 from dicom_node.web.security import COOKIE, SESSION_SECONDS, Guard, GuardMiddleware
 from dicom_node.web.view import NodeView
@@ -56,6 +56,10 @@ OrthancId = Annotated[str, Path(pattern="^[0-9a-f]{8}(-[0-9a-f]{8}){4}$")]
 class Reason(BaseModel):
     model_config = ConfigDict(extra="forbid")
     reason: str = Field(default="", max_length=500)
+
+
+class Decision(Reason):
+    role: str = Field(default="", max_length=100)
 
 
 class OptOutRequest(Reason):
@@ -84,7 +88,7 @@ def create_app(config: NodeConfig) -> FastAPI:
             part.close()
 
     app = FastAPI(title="fedpacs node", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
-    app.state.config, app.state.guard = config, guard
+    app.state.config, app.state.guard, app.state.words = config, guard, {}
     app.state.templates = Jinja2Templates(_HERE / "templates")
     app.mount("/static", StaticFiles(directory=_HERE / "static"))
     _add_errors(app)
@@ -139,7 +143,7 @@ def _add_pages(app: FastAPI) -> None:
             shown = await _orthanc_state(app, study)
         values = {
             "status": view.status(),
-            "projects": view.projects(),
+            "projects": await _with_words(app, view.projects()),
             "egress": view.egress(50),
             "audit": view.audit_head(),
             "caller": request.state.caller.name,
@@ -188,7 +192,7 @@ def _add_reading(app: FastAPI) -> None:
         return {"studies": app.state.view.studies(state, limit, offset)}
 
     @app.get("/projects")
-    async def projects() -> dict[str, Any]:
+    async def list_projects() -> dict[str, Any]:
         return {"projects": app.state.view.projects()}
 
     @app.get("/egress")
@@ -211,16 +215,12 @@ def _add_changes(app: FastAPI) -> None:
         request: Request,
         digest: Digest,
         decision: Annotated[str, Path(pattern="^(approve|reject)$")],
-        body: Annotated[Reason, Body()] = Reason(),
+        body: Annotated[Decision, Body()] = Decision(),
     ) -> dict[str, Any]:
-        state, view, by = (
-            {"approve": "approved", "reject": "rejected"}[decision],
-            app.state.view,
-            request.state.caller.name,
-        )
-        record = view.projects_table.decide(digest, state, by, "hospital", body.reason)
-        view.audit.append(f"project.{state}", project=digest, name=record.name, by=by, reason=body.reason)
-        return {"digest": digest, "state": record.state, "by": by}
+        by = request.state.caller.name
+        await asyncio.to_thread(projects.decide, config, digest, decision, by, body.role, body.reason)
+        record = app.state.view.projects_table.get(digest)
+        return {"digest": digest, "state": record.state, "by": record.decided_by}
 
     @app.get("/optout")
     async def optouts() -> dict[str, Any]:
@@ -268,6 +268,17 @@ def _add_orthanc(app: FastAPI) -> None:
         by = request.state.caller.name
         act = {"exclude": orthanc_study.exclude, "include": orthanc_study.include}[action]
         return {"studies": await asyncio.to_thread(act, config, orthanc_id, by)}
+
+
+async def _with_words(app: FastAPI, listed: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The projects with their plain words; a document never changes under its digest, so each is asked for once."""
+    words: dict[str, str] = app.state.words
+    for project in listed:
+        digest = project["digest"]
+        if digest not in words:
+            words[digest] = await asyncio.to_thread(projects.plain_words, app.state.config, digest)
+        project["words"] = words[digest]
+    return listed
 
 
 async def _orthanc_state(app: FastAPI, orthanc_id: str) -> orthanc_study.StudyState:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,17 +9,28 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
+from aggregator_client import approvals
+from aggregator_client.coordinator import settings
+from aggregator_client.project import ProjectDocument, sign
 from dicom_node.audit import AuditLog
+from dicom_node.cli import run
 from dicom_node.config import load_config
 from dicom_node.errors import ConfigError
 from dicom_node.pause import is_paused
-from dicom_node.projects import Projects
 from dicom_node.spool import Spool
 from dicom_node.web.app import create_app
 from tests.dicom_node.test_worker import Bench
 from tests.interop.studies import planted
 
-DIGEST = "ab" * 32
+SIGNED = {
+    "name": "pneumonia",
+    "version": "1",
+    "purpose": "Tell <script>alert(1)</script> pneumonia from normal.",
+    "rounds": 3,
+    "task": {"classes": ["normal", "viral"], "label": "finding"},
+    "cohort": {},
+    "network": {"name": "small_resnet", "args": {"in_channels": 1, "classes": 2}},
+}
 OWN = {"X-Fedpacs": "1", "Origin": "http://127.0.0.1:8080"}
 
 
@@ -29,11 +39,17 @@ def node(tmp_path: Path) -> Bench:
     bench = Bench(tmp_path / "node")
     bench.send(1, 1, 2)
     bench.run()
-    document = json.dumps({"name": "pneumonia", "network": "<script>alert(1)</script>"}).encode()
-    Projects(bench.config.storage.catalogue).offer(DIGEST, "pneumonia <b>", "1", document)
+    coordinator = settings.create(tmp_path / "coordinator", name="University", host="127.0.0.1", port=9443)
+    coordinator.invite("test").write(tmp_path / "invitation.json")
+    join = ["federation", "join", str(tmp_path / "invitation.json"), "--config", str(bench.config.path)]
+    assert run([*join, "--out", str(tmp_path / "enrolment")]) == 0
+    who = {"name": coordinator.name, **coordinator.keys().public_base64()}
+    project = sign(ProjectDocument.model_validate({**SIGNED, "coordinator": who}), coordinator.keys().signing)
+    approvals.offer(bench.config, project)
+    bench.digest = project.digest
     audit = AuditLog(bench.config.storage.audit)
     audit.append(
-        "egress", what="update", project=DIGEST, round=3, recipient="coordinator", bytes=1234, sha256="cd" * 32
+        "egress", what="update", project=bench.digest, round=3, recipient="coordinator", bytes=1234, sha256="cd" * 32
     )
     return bench
 
@@ -83,15 +99,17 @@ def test_no_answer_holds_an_identified_value(client: TestClient, node: Bench) ->
 def test_projects_are_decided_by_a_named_person_and_audited(client: TestClient, node: Bench) -> None:
     assert client.get("/projects").json()["projects"][0]["state"] == "offered"
     log_in(client, node)
-    answer = client.post(f"/projects/{DIGEST}/approve", json={"reason": "ethics vote 7"}, headers=OWN)
-    assert answer.json() == {"digest": DIGEST, "state": "approved", "by": "console:Ada"}
+    answer = client.post(f"/projects/{node.digest}/approve", json={"reason": "ethics vote 7"}, headers=OWN)
+    assert answer.json() == {"digest": node.digest, "state": "approved", "by": "console:Ada"}
     facts = node.audit("project.approved")[0]
-    assert (facts["by"], facts["reason"], facts["project"]) == ("console:Ada", "ethics vote 7", DIGEST)
-    assert client.post(f"/projects/{DIGEST}/reject", json={"reason": "x"}, headers=OWN).json()["state"] == "rejected"
+    assert (facts["by"], facts["reason"], facts["project"]) == ("console:Ada", "ethics vote 7", node.digest)
+    approvals.require_approved(node.config, node.digest)  # the decision is signed: the federation side takes it
+    answer = client.post(f"/projects/{node.digest}/reject", json={"reason": "--by=else"}, headers=OWN)
+    assert answer.json()["state"] == "rejected" and answer.json()["by"] == "console:Ada"
     unknown = client.post(f"/projects/{'0' * 64}/approve", json={}, headers=OWN)
     assert unknown.status_code == 400 and "error" in unknown.json()
-    assert client.post(f"/projects/{DIGEST}/delete", json={}, headers=OWN).status_code == 422
-    assert client.post(f"/projects/{DIGEST}/approve", json={}).status_code == 403, "no header, no change"
+    assert client.post(f"/projects/{node.digest}/delete", json={}, headers=OWN).status_code == 422
+    assert client.post(f"/projects/{node.digest}/approve", json={}).status_code == 403, "no header, no change"
 
 
 def test_pause_and_resume(client: TestClient, node: Bench) -> None:
@@ -117,7 +135,15 @@ def test_an_opt_out_withdraws_at_once_and_stores_no_number(client: TestClient, n
 def test_the_console_shows_the_four_values_and_what_left(client: TestClient, node: Bench) -> None:
     log_in(client, node)
     page = client.get("/").text
-    for value in ("FEDPACS", "11112", "any AE title from 127.0.0.0/8", "console:Ada", "1234", "pneumonia &lt;b&gt;"):
+    for value in (
+        "FEDPACS",
+        "11112",
+        "any AE title from 127.0.0.0/8",
+        "console:Ada",
+        "1234",
+        "pneumonia",
+        "&lt;script&gt;",
+    ):
         assert value in page, value
     assert "<script>alert" not in page, "a project's words are words"
     sources = re.findall(r'(?:src|href|action)="([^"]*)"', page)

@@ -45,6 +45,8 @@ class Clock:
 class Bench:
     """A node's folder with one worker in this process; `settings` replace lines of node.toml."""
 
+    digest = ""  # of a project offered to it, where a test has one
+
     def __init__(self, folder: Path, deid: DeidDouble | None = None, **settings: str) -> None:
         self.folder = folder
         if not (folder / "node.toml").exists():

@@ -1,0 +1,46 @@
+"""Decisions about projects from the console: what a document means, and the signed decision, are another room's commands.
+
+`fedpacs project show|approve|reject` are started as processes, because nothing of this room may import the room that
+knows projects (docs/architecture.md); the decision they record is signed with the node's key and audited.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+from dicom_node.config import NodeConfig
+from dicom_node.errors import InputError, NodeError, RefusedError
+
+_COMMAND = (sys.executable, "-c", "from dicom_node.cli import main; main()", "project")
+_SECONDS = 60.0
+
+
+def decide(config: NodeConfig, digest: str, command: str, by: str, role: str, reason: str) -> None:
+    """`command` is approve or reject. Blocks; raises RefusedError or InputError with the command's own sentence."""
+    _run(config, command, digest, f"--by={by}", f"--role={role}", f"--reason={reason}")
+
+
+def plain_words(config: NodeConfig, digest: str) -> str:
+    """The project in plain words, as `fedpacs project show` has it; blocks; "" when it cannot be shown."""
+    try:
+        return str(json.loads(_run(config, "show", digest, "--json")).get("plain_words", ""))
+    except (NodeError, ValueError):
+        return ""
+
+
+def _run(config: NodeConfig, command: str, digest: str, *options: str) -> str:
+    argv = [*_COMMAND, command, digest, *options, f"--config={config.path}"]
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=_SECONDS, stdin=subprocess.DEVNULL)
+    except subprocess.TimeoutExpired:
+        raise NodeError(
+            f"`fedpacs project {command}` took longer than {_SECONDS:.0f} s; try it on the command line."
+        ) from None
+    if done.returncode == 0:
+        return done.stdout
+    said = [line for line in done.stderr.splitlines() if line.startswith("fedpacs: ")]
+    sentence = said[-1].removeprefix("fedpacs: ") if said else f"`fedpacs project {command}` failed; run it by hand."
+    kind = {4: InputError, 5: RefusedError, 8: RefusedError}.get(done.returncode, NodeError)
+    raise kind(sentence)
