@@ -1,0 +1,263 @@
+"""De-identifies many files: one output and one report line per input, whatever the input is, in one or several processes."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from anonymizer.engine import Deidentifier
+from anonymizer.errors import InputError, KeyFileError, OutputError
+from anonymizer.model import Outcome
+from anonymizer.pixelstep import default_pixel_step
+from anonymizer.profile import Profile
+
+CHUNK = 16
+SECONDS = 120
+SECONDS_PER_GB = 120
+
+
+@dataclass
+class Line:
+    """One input's line in the report."""
+
+    source: str
+    output: str | None
+    status: str
+    reason: str
+    sop_instance_uid: str = ""
+    actions: list[dict[str, str]] = field(default_factory=list)
+
+    def json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything a worker process needs."""
+
+    profile: Profile
+    key: bytes = field(repr=False)
+    uid_root: str = "2.25"
+    look_at_pixels: bool = True
+
+
+def load_key(path: Path | None) -> bytes:
+    """The 32-byte key in a file (raw or 64 hex digits), written fresh with mode 0600 when the file does not exist.
+
+    None gives a key for this run alone. Raises KeyFileError.
+    """
+    if path is None:
+        return secrets.token_bytes(32)
+    try:
+        if not path.exists():
+            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as handle:
+                handle.write(secrets.token_bytes(32).hex().encode() + b"\n")
+        raw = path.read_bytes()
+    except OSError as error:
+        raise KeyFileError(f"The key file {path} cannot be used ({error.strerror}); name another with --key.") from None
+    if len(raw) == 32:
+        return raw
+    try:
+        key = bytes.fromhex(raw.decode("ascii").strip())
+    except (UnicodeDecodeError, ValueError):
+        key = b""
+    if len(key) != 32:
+        raise KeyFileError(f"{path} holds no key: it must be 32 bytes or 64 hex digits; let --key write a new file.")
+    return key
+
+
+def plan_outputs(sources: Sequence[Path], out: Path) -> list[tuple[Path, Path]]:
+    """(input, output) pairs: names kept, folders mirrored under ``out``; a name that is taken gets ~2, ~3 before its suffix."""
+    pairs: list[tuple[Path, Path]] = []
+    taken: set[str] = set()
+    resolved = out.resolve()
+    for source in sources:
+        if not source.is_dir():
+            pairs.append((source, _free(out / source.name, taken)))
+            continue
+        for folder, folders, files in os.walk(source):
+            folders[:] = sorted(f for f in folders if (Path(folder) / f).resolve() != resolved)
+            for name in sorted(files):
+                path = Path(folder) / name
+                pairs.append((path, _free(out / path.relative_to(source), taken)))
+    return pairs
+
+
+def _free(path: Path, taken: set[str]) -> Path:
+    candidate, number = path, 1
+    while str(candidate).casefold() in taken:
+        number += 1
+        candidate = path.with_name(f"{path.stem}~{number}{path.suffix}")
+    taken.add(str(candidate).casefold())
+    return candidate
+
+
+def run(job: Job, pairs: list[tuple[Path, Path]], workers: int, each: Callable[[Line], None]) -> None:
+    """De-identify every pair, calling ``each`` with a line as soon as it is known (in input order within a chunk)."""
+    chunks = [pairs[i : i + CHUNK] for i in range(0, len(pairs), CHUNK)]
+    if workers <= 1 or len(pairs) == 1:
+        worker = Worker(job)
+        for source, target in pairs:
+            each(worker.line(source, target))
+        return
+    broken: list[list[tuple[Path, Path]]] = []
+    with ProcessPoolExecutor(workers, initializer=_start, initargs=(job,)) as pool:
+        pending = [(chunk, _submit(pool, chunk)) for chunk in chunks]
+        for chunk, future in pending:
+            try:
+                for line in future.result() if future else _raise_broken():
+                    each(line)
+            except BrokenProcessPool:
+                broken.append(chunk)
+    for chunk in broken:
+        for line in _alone(job, chunk):
+            each(line)
+
+
+def _raise_broken() -> list[Line]:
+    raise BrokenProcessPool
+
+
+def _submit(pool: ProcessPoolExecutor, chunk: list[tuple[Path, Path]]) -> Future[list[Line]] | None:
+    try:
+        return pool.submit(_chunk, chunk)
+    except BrokenProcessPool:
+        return None
+
+
+def _alone(job: Job, chunk: list[tuple[Path, Path]]) -> Iterator[Line]:
+    """Each file of a chunk in a process of its own, so that the one that kills its process is known."""
+    for pair in chunk:
+        with ProcessPoolExecutor(1, initializer=_start, initargs=(job,)) as pool:
+            try:
+                yield pool.submit(_chunk, [pair]).result()[0]
+            except BrokenProcessPool:
+                yield Line(str(pair[0]), None, "rejected", "the process that read it died on it")
+
+
+_worker: Worker
+
+
+def _start(job: Job) -> None:
+    global _worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _worker = Worker(job)
+
+
+def _chunk(pairs: list[tuple[Path, Path]]) -> list[Line]:
+    return [_worker.line(source, target) for source, target in pairs]
+
+
+class _TimeUp(Exception):
+    """The time allowed for one file is over."""
+
+
+class Worker:
+    """One process's share: reads, de-identifies, writes whole files or none."""
+
+    def __init__(self, job: Job) -> None:
+        step = default_pixel_step() if job.look_at_pixels and job.profile.pixels == "clean" else None
+        self.deid = Deidentifier(job.profile, job.key, job.uid_root, pixel_step=step)
+        self._folders: set[Path] = set()
+
+    def line(self, source: Path, target: Path) -> Line:
+        """De-identify one file and account for it. Raises OutputError when the output cannot be written."""
+        try:
+            info = source.stat()
+            if not stat.S_ISREG(info.st_mode):
+                return Line(str(source), None, "rejected", "it is not a regular file")
+            with _time_limit(SECONDS + SECONDS_PER_GB * info.st_size / 1e9):
+                outcome = self.deid.deidentify(source)
+        except OSError as error:
+            return Line(str(source), None, "rejected", f"it cannot be read ({error.strerror})")
+        except _TimeUp:
+            return Line(str(source), None, "rejected", "it took longer than is allowed for a file of its size")
+        except MemoryError:
+            return Line(str(source), None, "rejected", "it needs more memory than there is")
+        except (ValueError, IndexError, KeyError, AttributeError, TypeError, InputError) as error:
+            # whatever a hostile file does to a parser, the other files go on; the text of the error may quote the data
+            return Line(str(source), None, "rejected", f"it cannot be followed ({type(error).__name__})")
+        return self._account(source, target, outcome)
+
+    def _account(self, source: Path, target: Path, outcome: Outcome) -> Line:
+        written = None
+        if outcome.status == "ok" and outcome.parts is not None:
+            self._write(target, outcome.parts)
+            written = str(target)
+        actions = [{"tag": a.tag, "keyword": a.keyword, "action": a.action} for a in outcome.actions]
+        return Line(str(source), written, outcome.status, outcome.reason, outcome.sop_instance_uid, actions)
+
+    def _write(self, target: Path, parts: list[bytes | memoryview]) -> None:
+        try:
+            if target.parent not in self._folders:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                self._folders.add(target.parent)
+            partial = target.with_name(f".{target.name[:200]}.{os.getpid()}.part")
+            handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+            try:
+                _write_all(handle, parts)
+            except BaseException:
+                os.unlink(partial)
+                raise
+            finally:
+                os.close(handle)
+            os.replace(partial, target)
+        except OSError as error:
+            raise OutputError(
+                f"{target} cannot be written ({error.strerror}); make room or name another --out."
+            ) from None
+
+
+def _write_all(handle: int, parts: list[bytes | memoryview]) -> None:
+    """Every part in order with as few system calls as can be."""
+    for start in range(0, len(parts), 512):
+        batch = [part for part in parts[start : start + 512] if len(part)]
+        size = sum(map(len, batch))
+        done = os.writev(handle, batch)
+        if done < size:  # a signal or the kernel's limit of 2 GiB cut it short
+            rest = memoryview(b"".join(batch))[done:] if size < 1 << 26 else None
+            for piece in [rest] if rest is not None else _after(batch, done):
+                while piece:
+                    piece = piece[os.write(handle, piece[: 1 << 30]) :]
+
+
+def _after(batch: list[bytes | memoryview], done: int) -> Iterator[memoryview]:
+    for part in batch:
+        if done >= len(part):
+            done -= len(part)
+            continue
+        yield memoryview(part)[done:]
+        done = 0
+
+
+class _time_limit:
+    """Raises _TimeUp in the main thread after some seconds (ITIMER_REAL); elsewhere it does nothing."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def __enter__(self) -> None:
+        try:
+            self.previous: Any = signal.signal(signal.SIGALRM, _time_up)
+        except ValueError:  # not the main thread
+            self.previous = None
+            return
+        signal.setitimer(signal.ITIMER_REAL, self.seconds)
+
+    def __exit__(self, *_: object) -> None:
+        if self.previous is not None:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, self.previous)
+
+
+def _time_up(number: int, frame: FrameType | None) -> None:
+    raise _TimeUp

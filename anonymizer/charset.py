@@ -1,0 +1,54 @@
+"""Decodes and encodes text values in any Specific Character Set of PS3.3 C.12.1.1.2, also wrongly declared ones."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from pydicom.charset import convert_encodings, decode_bytes, encode_string, python_encoding
+
+_DELIMITERS = {"\r", "\n", "\t", "\f", "\\", "^", "="}
+
+
+class Charset:
+    """One data set's character repertoire."""
+
+    def __init__(self, declared: tuple[str, ...]) -> None:
+        known = [name for name in declared if name in python_encoding]
+        self.encodings: list[str] = convert_encodings(list(known or [""]))
+        self.declared = declared
+
+    def decode(self, raw: bytes) -> tuple[str, str]:
+        """(text, how to encode it again): "" for the declared set, else the codec that fits the bytes."""
+        if raw.isascii() and b"\x1b" not in raw:
+            return raw.decode("ascii"), ""
+        if len(self.encodings) == 1 and b"\x1b" not in raw:
+            codec = self.encodings[0]
+            for attempt in (codec if codec != "iso8859" else "utf-8", "utf-8"):
+                try:
+                    return raw.decode(attempt), "" if attempt == codec else attempt
+                except (UnicodeDecodeError, LookupError):
+                    continue
+            return raw.decode("latin-1"), "latin-1"
+        try:
+            text = decode_bytes(raw, self.encodings, _DELIMITERS)
+        except (UnicodeError, LookupError, ValueError):
+            return raw.decode("latin-1"), "latin-1"
+        return text, ""
+
+    def encode(self, text: str, how: str) -> bytes:
+        """The bytes of a cleaned text, in the way its original was encoded; characters that do not fit become "?"."""
+        if text.isascii():
+            return text.encode("ascii")
+        if how:
+            return text.encode(how, "replace")
+        try:
+            return encode_string(text, self.encodings)
+        except (UnicodeError, LookupError, ValueError):
+            return text.encode("ascii", "replace")
+
+
+@lru_cache(maxsize=256)
+def charset(raw: bytes, inherited: tuple[str, ...] = ()) -> Charset:
+    """The character set that a (0008,0005) value declares."""
+    names = tuple(part.strip(" \0") for part in raw.decode("ascii", "replace").split("\\"))
+    return Charset(names if any(names) else inherited)

@@ -1,0 +1,231 @@
+"""Takes one identified object across: open, judge, rewrite, verify. Pure: bytes in, Outcome out."""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from anonymizer.errors import InputError, Malformed, PixelError
+from anonymizer.model import Outcome
+from anonymizer.plan import Planner
+from anonymizer.profile import Profile
+from anonymizer.pseudonym import Pseudonyms
+from anonymizer.rewrite import Rewriter
+from anonymizer.verify import residual
+from anonymizer.walk import DEFLATED, PIXEL_DATA, File, Fragments, deflate, open_file
+
+IMPLEMENTATION_UID = b"2.25.226371548172338217265138715837492016523"
+IMPLEMENTATION_NAME = b"FEDPACS_0.1"
+_MAP_ABOVE = 1 << 20
+_WITHHELD = {
+    "1.2.840.10008.1.3.10": "a DICOMDIR lists patients and files; index the de-identified files anew",
+    "1.2.840.10008.5.1.4.1.1.104.1": "an encapsulated PDF cannot be cleaned",
+    "1.2.840.10008.5.1.4.1.1.104.2": "an encapsulated CDA document cannot be cleaned",
+    "1.2.840.10008.5.1.4.1.1.104.3": "an encapsulated STL model cannot be cleaned",
+    "1.2.840.10008.5.1.4.1.1.104.4": "an encapsulated OBJ model cannot be cleaned",
+    "1.2.840.10008.5.1.4.1.1.104.5": "an encapsulated MTL file cannot be cleaned",
+    "1.2.840.10008.5.1.4.1.1.66": "raw data cannot be cleaned",
+}
+_SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+
+PixelStep = Callable[[bytes], tuple[bytes | None, str]]
+
+
+class Deidentifier:
+    """De-identifies objects under one profile and key; safe to use again and again, not from several threads at once.
+
+    ``pixel_step`` takes the bytes of an object whose picture may hold text and gives (the bytes with a clean picture, "")
+    or (None, the reason); without one such objects are quarantined (profile setting ``pixels = "withhold"``).
+    """
+
+    def __init__(
+        self, profile: Profile, key: bytes, uid_root: str = "2.25", pixel_step: PixelStep | None = None
+    ) -> None:
+        self.profile, self.pseudonyms, self.pixel_step = profile, Pseudonyms(key, uid_root), pixel_step
+        self._planners: dict[str, Planner] = {}
+
+    def patient_pseudonym(self, patient_id: str, issuer: str = "") -> str:
+        """The pseudonym that stands for a patient id."""
+        return self.pseudonyms.patient(patient_id, issuer if self.profile.issuer_matters else "")
+
+    def uid(self, original: str) -> str:
+        """The UID that stands for an original one."""
+        return original if "uids" in self.profile.options else self.pseudonyms.uid(original)
+
+    def date_shift_days(self, patient_id: str) -> int:
+        """By how many days (negative) every date of a patient is moved."""
+        return self.pseudonyms.date_shift_days(patient_id)
+
+    def deidentify(self, data: bytes | memoryview | Path) -> Outcome:
+        """The outcome for one object; bad input gives status "rejected" or "quarantined", never an exception.
+
+        Raises OSError when a path cannot be read.
+        """
+        if isinstance(data, Path):
+            data = read(data)
+        try:
+            return self._deidentify(data)
+        except PixelError as error:
+            return Outcome("quarantined", str(error))
+        except InputError as error:
+            return Outcome("rejected", str(error))
+        except (struct.error, RecursionError):
+            return Outcome("rejected", "The file's structure cannot be followed.")
+
+    def _deidentify(self, data: bytes | memoryview) -> Outcome:
+        file = open_file(data)
+        rewriter = Rewriter(file, self.profile, self.pseudonyms, self._planners)
+        reason = _withheld(rewriter)
+        cleaned_pixels = False
+        if not reason and self._picture_may_tell(rewriter):
+            if self.pixel_step is None:
+                reason = "its picture may hold burned-in text, which is not looked at here"
+            else:
+                cleaned, reason = self.pixel_step(bytes(data))
+                if cleaned is not None:
+                    file = open_file(cleaned)
+                    rewriter = Rewriter(file, self.profile, self.pseudonyms, self._planners)
+                    cleaned_pixels = True
+        outcome = Outcome("quarantined" if reason else "ok", reason)
+        sop_uid, study_uid = rewriter.top_text(0x00080018), rewriter.top_text(0x0020000D)
+        if not sop_uid:
+            raise Malformed("The object has no SOP Instance UID.")
+        outcome.sop_instance_uid = self.uid(sop_uid)
+        outcome.study_instance_uid = self.uid(study_uid) if study_uid else ""
+        outcome.patient = rewriter.values.patient
+        if reason:
+            return outcome
+        rewriter.picture_cleaned = cleaned_pixels
+        parts = rewriter.parts()
+        finish(outcome, rewriter, parts)
+        return outcome
+
+    def _picture_may_tell(self, rw: Rewriter) -> bool:
+        """Whether text may be burned into the picture, as far as the header tells (PS3.15 E.3.1)."""
+        if PIXEL_DATA not in rw.top or self.profile.pixels == "trust":
+            return False
+        if rw.top_text(0x00280301).upper() == "YES":
+            return True
+        if rw.top_number(0x00280100) == 1:
+            return False
+        kinds = rw.top_text(0x00080008).upper()
+        if rw.sop_class.startswith(_SECONDARY_CAPTURE) and rw.sop_class[len(_SECONDARY_CAPTURE) :][:1] in ("", "."):
+            return True
+        return "SCREEN SAVE" in kinds or "SCREENSAVE" in kinds or rw.top_text(0x00080060) in ("US", "IVUS", "SC", "OT")
+
+
+def _withheld(rw: Rewriter) -> str:
+    reason = _WITHHELD.get(rw.sop_class, "")
+    if not reason and 0x00420011 in rw.top:
+        reason = "an encapsulated document cannot be cleaned"
+    if not reason and any(tag >> 16 == 0x0004 for tag in rw.top):
+        reason = _WITHHELD["1.2.840.10008.1.3.10"]
+    return reason
+
+
+def finish(outcome: Outcome, rw: Rewriter, parts: list[bytes | memoryview]) -> None:
+    """Verify the parts and complete the outcome: output, facts, actions; or quarantine it."""
+    pixels = rw.top.get(PIXEL_DATA)
+    streams: list[bytes | memoryview] = []
+    small = []
+    offset = None
+    meta = file_meta(rw, outcome.sop_instance_uid)
+    position = len(meta)
+    big = max((len(p) for p in parts), default=0)
+    for part in parts:
+        if pixels is not None and len(part) == big and big > 4096 and pixels[5] is None:
+            native = pixels[4] - pixels[3]
+            tail = min(len(part), native) if native else 0
+            start = _pixel_start(rw, part, pixels)
+            if start is not None:
+                offset = position + start
+                small += [bytes(part[:start]), bytes(part[start + tail :])]
+                position += len(part)
+                continue
+        if len(part) > 65536:
+            streams.append(part)
+        else:
+            small.append(bytes(part))
+        position += len(part)
+    outcome.actions = rw.actions()
+    outcome.facts = facts(rw, outcome, offset)
+    allowed = rw.private.kept_creators
+    header = b"".join(small)
+    for creator in allowed:
+        header = header.replace(creator, b"")
+    left = residual(meta[128:] + header, streams, rw.values.identity, rw.values.uids)
+    if left:
+        outcome.status, outcome.reason = "quarantined", f"{left} was still found in the output"
+        return
+    if rw.file.deflated:
+        parts = [deflate(parts)]
+    outcome.parts = [meta, *parts]
+
+
+def _pixel_start(rw: Rewriter, part: bytes | memoryview, pixels: Any) -> int | None:
+    """Where in a run of the input the native pixel value starts; None when the run does not hold it."""
+    if not isinstance(part, memoryview) or part.obj is not rw.data.obj:
+        return None
+    head = rw.walker.header(pixels[0], pixels[1], pixels[4] - pixels[3])
+    size = len(part) - (pixels[4] - pixels[3])
+    if size < 0:
+        return 0 if len(part) else None
+    start = bytes(part[: size + 1]).rfind(head)
+    return None if start < 0 else start + len(head)
+
+
+def file_meta(rw: Rewriter, sop_uid: str) -> bytes:
+    """Preamble of zeros, prefix and a new file meta group (PS3.10 7.1)."""
+    syntax = rw.file.transfer_syntax.encode()
+    fields = ((2, rw.sop_class.encode("latin-1")), (3, sop_uid.encode()), (0x10, syntax), (0x12, IMPLEMENTATION_UID))
+    body = struct.pack("<HH2sHIH2s", 2, 1, b"OB", 0, 2, 0x0100, b"")[:12] + b"\0\1"
+    for element, value in fields:
+        value += b"\0" * (len(value) & 1)
+        body += struct.pack("<HH2sH", 2, element, b"UI", len(value)) + value
+    name = IMPLEMENTATION_NAME + b" " * (len(IMPLEMENTATION_NAME) & 1)
+    body += struct.pack("<HH2sH", 2, 0x13, b"SH", len(name)) + name
+    return bytes(128) + b"DICM" + struct.pack("<HH2sHI", 2, 0, b"UL", 4, len(body)) + body
+
+
+def facts(rw: Rewriter, outcome: Outcome, offset: int | None) -> dict[str, Any]:
+    """De-identified facts for a catalogue; nothing in it is an identified value."""
+    age = rw.top_text(0x00101010)
+    years = None
+    if len(age) == 4 and age[:3].isdigit() and age[3] in "DWMY" and "patient" in rw.profile.options:
+        years = min(90, int(int(age[:3]) / {"D": 365.25, "W": 52.18, "M": 12, "Y": 1}[age[3]]))
+    series = rw.top_text(0x0020000E)
+    native = offset is not None and not rw.file.deflated and rw.file.transfer_syntax != DEFLATED
+    pixels = rw.top.get(PIXEL_DATA)
+    return {
+        "modality": rw.top_text(0x00080060)[:16],
+        "body_part": rw.clean_fact(0x00180015),
+        "manufacturer": rw.clean_fact(0x00080070),
+        "view": rw.clean_fact(0x00185101),
+        "sex": rw.top_text(0x00100040)[:1] if "patient" in rw.profile.options else "",
+        "age_years": years,
+        "rows": rw.top_number(0x00280010) or None,
+        "columns": rw.top_number(0x00280011) or None,
+        "frames": rw.top_number(0x00280008, 1) or 1,
+        "sop_class": rw.sop_class,
+        "transfer_syntax": rw.file.transfer_syntax,
+        "series_uid": rw.values.pseudonyms.uid(series) if series and "uids" not in rw.profile.options else series,
+        "burned_in": rw.top_text(0x00280301).upper() == "YES" and not rw.picture_cleaned,
+        "pixel_offset": offset if native else None,
+        "pixel_length": pixels[4] - pixels[3] if native and pixels and not isinstance(pixels[5], Fragments) else None,
+    }
+
+
+def read(path: Path) -> bytes | memoryview:
+    """A file's bytes; large files are mapped, so that memory does not grow with them. Raises OSError."""
+    with path.open("rb") as handle:
+        size = handle.seek(0, 2)
+        if size <= _MAP_ABOVE:
+            handle.seek(0)
+            return handle.read()
+        return memoryview(mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ))
+
+
+__all__ = ["Deidentifier", "File", "PixelStep", "read"]

@@ -1,0 +1,221 @@
+"""What is known to identify people in one object: names, identifiers and places from its own attributes, as search tokens."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+
+from anonymizer.words import common_words, fold, spellings
+
+_CJK = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff]")
+_WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)?")
+_TITLES = frozenset(
+    [
+        "dr",
+        "md",
+        "prof",
+        "mr",
+        "mrs",
+        "ms",
+        "miss",
+        "jr",
+        "sr",
+        "ii",
+        "iii",
+        "iv",
+        "rn",
+        "rt",
+        "phd",
+        "md",
+        "do",
+        "herr",
+        "frau",
+        "dipl",
+        "med",
+        "von",
+        "van",
+        "de",
+        "der",
+        "la",
+        "le",
+        "du",
+    ]
+)
+_NO_NAME = frozenset(
+    [
+        "anonymous",
+        "anonymized",
+        "anon",
+        "anonymised",
+        "unknown",
+        "none",
+        "patient",
+        "test",
+        "phantom",
+        "na",
+        "null",
+        "unnamed",
+        "removed",
+        "no",
+        "name",
+        "noname",
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A removed value: its kind ("name", "id", "place", "date" or "uid") and its text."""
+
+    kind: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Compiled search tokens. ``pattern`` matches folded text; ``verify`` are folded tokens that must not survive."""
+
+    pattern: re.Pattern[str] | None
+    cjk: re.Pattern[str] | None
+    verify: tuple[str, ...]
+    birth_dates: frozenset[str]
+
+    def spans(self, folded: str) -> list[tuple[int, int]]:
+        """Where a folded text holds a token."""
+        found = [] if self.pattern is None else [m.span() for m in self.pattern.finditer(folded)]
+        if self.cjk is not None and not folded.isascii():
+            found += [m.span() for m in self.cjk.finditer(folded)]
+        return found
+
+
+def _name_parts(text: str) -> tuple[list[list[str]], list[str]]:
+    """(component groups as lists of words, whole spellings) of a person name."""
+    groups = []
+    for group in re.split(r"[=\\]", text):
+        words = [w for w in _WORD.findall(group.replace("^", " ")) if fold(w)[0] not in _TITLES]
+        if words:
+            groups.append(words)
+    return groups, [g for g in re.split(r"[=\\]", text) if g.strip()]
+
+
+class _Builder:
+    """Collects alternatives of the compiled patterns."""
+
+    def __init__(self) -> None:
+        self.words: set[str] = set()  # matched at word boundaries
+        self.glued: set[str] = set()  # matched anywhere, long enough to be unmistakable
+        self.pairs: set[str] = set()  # regular expressions of ambiguous words beside each other
+        self.cjk: set[str] = set()
+        self.verify: set[str] = set()
+
+    def name(self, text: str) -> None:
+        for words in _name_parts(text)[0]:
+            latin = [w for w in words if not _CJK.search(w)]
+            for word in words:
+                if _CJK.search(word):
+                    self._cjk(word, words)
+            self._latin(latin)
+
+    def _cjk(self, word: str, words: list[str]) -> None:
+        whole = [fold(w)[0] for w in words if _CJK.search(w)]
+        folded = fold(word)[0]
+        self.cjk.add(r"[\s・·]?".join(map(re.escape, whole)))
+        self.cjk.add(r"[\s・·]?".join(map(re.escape, reversed(whole))))
+        if len(folded) >= 2:
+            self.cjk.add(re.escape(folded))
+            self.verify.add(folded)
+        else:
+            self.cjk.add(re.escape(folded) + r"(?=\s?(?:先生|さん|様|氏|女士|小姐|씨|님|군|양|医師|医生))")
+
+    def _latin(self, words: list[str]) -> None:
+        parts = [s for w in words for s in spellings(w)]
+        strong = {p for p in parts if len(p) >= 3 and p not in common_words() and p not in _NO_NAME}
+        for part in strong:
+            self.words.add(part)
+            if len(part) >= 4 or not part.isascii():
+                self.verify.add(part)
+        plain = [fold(w)[0] for w in words]
+        for first in plain:
+            for second in plain:
+                if first != second and len(first) + len(second) >= 5 and not {first, second} <= _NO_NAME:
+                    if first not in strong or second not in strong:
+                        self.pairs.add(rf"{re.escape(first)}[\s,^.\-]{{1,3}}{re.escape(second)}")
+                    if first not in _NO_NAME and second not in _NO_NAME:
+                        self.glued.add(first + second)
+        for part in strong:
+            for initial in {p[0] for p in plain if p != part}:
+                self.pairs.add(rf"{re.escape(part)}[\s,^.]{{1,3}}{initial}(?:\.|(?![^\W_]))")
+                self.pairs.add(rf"(?<![^\W_]){initial}[\s.^]{{1,3}}{re.escape(part)}")
+
+    def identifier(self, text: str) -> None:
+        folded = fold(text.strip(" \0"))[0].strip()
+        digits = sum(c.isdigit() for c in folded)
+        if len(folded) < 4 or folded in common_words() or folded in _NO_NAME:
+            return
+        if digits == 0 and any(w in common_words() for w in _WORD.findall(folded)):
+            return
+        if (digits >= 1 and len(folded) >= 5) or len(folded) >= 6:
+            self.glued.add(folded)
+            self.verify.add(folded)
+        elif digits >= 3 or digits == 0:
+            self.words.add(folded)
+        bare = re.sub(r"[^0-9a-z]", "", folded)
+        if bare != folded and len(bare) >= 6 and digits >= 4:
+            self.glued.add(bare)
+        numeric = re.fullmatch(r"\D{1,5}(\d{6,})", folded)
+        if numeric:
+            self.glued.add(numeric[1])
+
+    def place(self, text: str) -> None:
+        folded = re.sub(r"\s+", " ", fold(text.strip(" \0"))[0].strip())
+        words = _WORD.findall(folded)
+        distinctive = [w for w in words if len(w) >= 4 and w not in common_words() and not w.isdigit()]
+        if len(folded) >= 5 and (distinctive or len(words) >= 3):
+            self.glued.add(folded)
+            self.verify.add(folded)
+        for word in distinctive:
+            self.words.add(word)
+            if len(word) >= 5:
+                self.verify.add(word)
+        if _CJK.search(folded):
+            self.cjk.add(re.escape(folded))
+
+    def build(self, birth_dates: frozenset[str]) -> Identity:
+        words = sorted(self.words, key=lambda w: (-len(w), w))
+        glued = sorted(self.glued, key=lambda w: (-len(w), w))
+        latin = [re.escape(w) + (r"(?:[а-я]{0,3})" if re.search("[а-я]", w) else r"(?:['’]?s)?") for w in words]
+        anywhere = [_anywhere(w) for w in glued]
+        bounded = [*sorted(self.pairs, key=lambda w: (-len(w), w)), *latin]
+        alternatives = anywhere + ([rf"(?<![^\W_])(?:{'|'.join(bounded)})(?![^\W_])"] if bounded else [])
+        cjk = "|".join(sorted(self.cjk, key=lambda w: (-len(w), w)))
+        return Identity(
+            re.compile("|".join(alternatives)) if alternatives else None,
+            re.compile(cjk) if cjk else None,
+            tuple(sorted(self.verify)),
+            birth_dates,
+        )
+
+
+def _anywhere(token: str) -> str:
+    """A token as part of longer words, but a number never as part of a longer number."""
+    before = r"(?<!\d)" if token[0].isdigit() else ""
+    after = r"(?!\d)" if token[-1].isdigit() else ""
+    if token.isalpha():
+        before, after = r"(?<![^\W\d_])", r"(?![^\W\d_])"
+    return before + re.escape(token).replace(r"\ ", r"[\s\-]{1,2}") + after
+
+
+@lru_cache(maxsize=512)
+def identity(sources: frozenset[Source]) -> Identity:
+    """Compile the removed values of one object; cached, since the instances of a series share them."""
+    builder = _Builder()
+    for source in sources:
+        if source.kind == "name":
+            builder.name(source.text)
+        elif source.kind == "id":
+            builder.identifier(source.text)
+        elif source.kind == "place":
+            builder.place(source.text)
+    births = frozenset(s.text for s in sources if s.kind == "date")
+    return builder.build(births)

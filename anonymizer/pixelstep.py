@@ -1,0 +1,33 @@
+"""The seam to the cleaning of pictures: takes an object's bytes, has burned-in text covered, gives the bytes back."""
+
+from __future__ import annotations
+
+import io
+
+from anonymizer.engine import PixelStep
+
+
+def clean_picture(data: bytes) -> tuple[bytes | None, str]:
+    """(the object with burned-in text covered, "") or (None, why it must be withheld)."""
+    import pydicom
+    from pydicom.errors import InvalidDicomError
+
+    from anonymizer.pixels import clean_pixels
+
+    try:
+        ds = pydicom.dcmread(io.BytesIO(data), force=True)
+        outcome = clean_pixels(ds, force=True)
+    except (InvalidDicomError, ValueError, NotImplementedError, RuntimeError, AttributeError, TypeError, IndexError):
+        return None, "its picture cannot be decoded, so burned-in text cannot be looked for"
+    if outcome.status == "failed":
+        return None, outcome.reason or "its picture cannot be cleaned"
+    if outcome.status != "redacted":
+        return data, ""
+    out = io.BytesIO()
+    ds.save_as(out, enforce_file_format=False)
+    return out.getvalue(), ""
+
+
+def default_pixel_step() -> PixelStep | None:
+    """The step shipped with the anonymizer."""
+    return clean_picture

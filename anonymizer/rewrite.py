@@ -1,0 +1,290 @@
+"""Rewrites one object: collects what identifies, then applies the plan to every element, at every depth, in one pass.
+
+Elements that are kept are appended as views of the input in runs as long as possible; nothing of the picture is copied.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from anonymizer.charset import Charset, charset
+from anonymizer.errors import TooLarge
+from anonymizer.identity import Source, identity
+from anonymizer.model import Action
+from anonymizer.plan import PATIENT_ID, PATIENT_NAME, Planner, Step
+from anonymizer.private import PrivateBlocks
+from anonymizer.profile import OPTIONS, Profile
+from anonymizer.pseudonym import Pseudonyms
+from anonymizer.stream import clean_fragments, clean_native
+from anonymizer.tables import keyword
+from anonymizer.values import KEEP, Values, padded
+from anonymizer.walk import ITEM, ITEM_END, PIXEL_DATA, SEQUENCE_END, UNDEFINED, Element, File, Fragments, Items
+
+Part = bytes | memoryview
+_ASCII = Charset(("",))
+METHOD = "fedpacs, PS3.15 Annex E"
+
+
+class Rewriter:
+    """One object on its way across; ``parts`` gives the new data set, ``pixel_parts`` the positions that hold pixels."""
+
+    def __init__(self, file: File, profile: Profile, pseudonyms: Pseudonyms, planners: dict[str, Planner]) -> None:
+        self.file, self.walker, self.profile, self.pseudonyms = file, file.walker, profile, pseudonyms
+        self.data = memoryview(file.walker.data)
+        self.top = {el[0]: el for el in reversed(file.elements)}
+        self.sop_class = self.top_text(0x00080016) or file.meta.get(0x00020002, b"").strip(b" \0").decode("latin-1")
+        self.plan = planners.get(self.sop_class) or planners.setdefault(
+            self.sop_class, Planner(profile, self.sop_class)
+        )
+        self.done: dict[int, Step] = {}
+        self.private = PrivateBlocks(profile)
+        self.picture_cleaned = False
+        self.charset = charset(self.top_bytes(0x00080005))
+        self.values = self._values()
+        self._handlers = {
+            name: getattr(self.values, name)
+            for name in (
+                *("empty", "dummy", "uid", "class_uid", "date", "datetime", "time", "temporal_full", "age", "decimal"),
+                *("number", "binary", "text", "term", "person"),
+            )
+        }
+        self._handlers["patient"] = self.values.patient_value
+
+    def top_bytes(self, tag: int) -> bytes:
+        """The raw value of a top-level attribute, b"" when it is absent."""
+        el = self.top.get(tag)
+        return b"" if el is None or el[5] is not None else bytes(self.data[el[3] : el[4]])
+
+    def top_text(self, tag: int) -> str:
+        return self.top_bytes(tag).strip(b" \0").decode("latin-1")
+
+    def clean_fact(self, tag: int) -> str:
+        """A term of the header as it stands in the output."""
+        raw = self.top_bytes(tag)
+        treated = self.values.term(tag, b"LO", raw, self.charset)
+        return (
+            raw.strip(b" \0").decode("latin-1") if treated is KEEP else bytes(treated or b"").decode("latin-1").strip()
+        )
+
+    def top_number(self, tag: int, default: int = 0) -> int:
+        """A top-level US, UL or IS value."""
+        raw = self.top_bytes(tag)
+        if not raw:
+            return default
+        el = self.top[tag]
+        if el[1] in (b"US", b"UL") and len(raw) in (2, 4):
+            return int.from_bytes(raw, "little" if self.walker.little else "big")
+        text = raw.split(b"\\")[0].strip(b" \0")
+        return int(text) if text.isdigit() else default
+
+    # -- what identifies ---------------------------------------------------------------------------------------------
+
+    def _values(self) -> Values:
+        sources: set[Source] = set()
+        self._collect(self.file.elements, self.charset, 0, sources)
+        patient_id = self.charset.decode(self.top_bytes(PATIENT_ID))[0].strip(" \0")
+        issuer = self.top_text(0x00100021) if self.profile.issuer_matters else ""
+        # without an id nobody can tell two studies' patients from one another: each study is its own patient
+        basis = patient_id or "study:" + (self.top_text(0x0020000D) or self.top_text(0x00080018))
+        month_first = not re.search(rb"ISO_IR (101|109|110|144|148)", self.top_bytes(0x00080005))
+        values = Values(
+            self.pseudonyms,
+            identity(frozenset(sources)),
+            self.pseudonyms.date_shift_days(basis),
+            self.pseudonyms.patient(basis, issuer),
+            month_first,
+        )
+        values.patient_id = patient_id
+        values.text_days = values.days if self.plan.dates == "shift" else None
+        self.sources = sources
+        return values
+
+    def _collect(self, elements: list[Element], chars: Charset, parent: int, sources: set[Source]) -> None:
+        step = self.plan.step
+        for tag, vr, _, start, stop, items in elements:
+            if items is not None:
+                if isinstance(items, Items):
+                    for item in items.items:
+                        self._collect(item.elements, self._item_charset(item.elements, chars), tag, sources)
+                continue
+            if tag >> 16 & 1:
+                kind = "name" if vr == b"PN" else ""
+            else:
+                kind = step(tag, vr, parent).source
+            if kind and 1 < stop - start <= 1024:
+                text = chars.decode(bytes(self.data[start:stop]))[0].strip(" \0")
+                if kind == "date":
+                    text = re.sub(r"\D", "", text)
+                if text:
+                    for value in text.split("\\"):
+                        sources.add(Source(kind, value))
+
+    def _item_charset(self, elements: list[Element], chars: Charset) -> Charset:
+        for tag, _, _, start, stop, _ in elements:
+            if tag >= 0x00080005:
+                if tag == 0x00080005:
+                    return charset(bytes(self.data[start:stop]), chars.declared)
+                break
+        return chars
+
+    # -- the pass ----------------------------------------------------------------------------------------------------
+
+    def parts(self) -> list[Part]:
+        """The new data set in the input's encoding; raises an InputError when it cannot be made clean."""
+        additions = self._additions()
+        return self._dataset(self.file.elements, self.charset, 0, self.walker.explicit, additions)
+
+    def _dataset(
+        self, elements: list[Element], chars: Charset, parent: int, explicit: bool, additions: list[tuple[int, bytes]]
+    ) -> list[Part]:
+        out: list[Part] = []
+        data, done, replaced = self.data, self.done, {tag for tag, _ in additions}
+        run_start = run_end = -1
+        blocks = self.private.blocks(elements, data) if any(el[0] >> 16 & 1 for el in elements) else None
+        for el in elements:
+            tag = el[0]
+            while additions and additions[0][0] < tag:
+                if run_end > run_start:
+                    out.append(data[run_start:run_end])
+                    run_start = run_end = -1
+                out.append(additions.pop(0)[1])
+            if tag in replaced:
+                treated: Any = None
+            else:
+                step = self.private.step(el, blocks, self.plan) if tag >> 16 & 1 else self.plan.step(tag, el[1], parent)
+                treated = self._treat(el, step, chars, explicit)
+                if tag not in done or treated is not KEEP:
+                    done[tag] = step
+            if treated is KEEP:
+                if run_end == el[2]:
+                    run_end = el[4]
+                    continue
+                if run_end > run_start:
+                    out.append(data[run_start:run_end])
+                run_start, run_end = el[2], el[4]
+                continue
+            if run_end > run_start:
+                out.append(data[run_start:run_end])
+                run_start = run_end = -1
+            if treated is None:
+                continue
+            if isinstance(treated, bytes):
+                out.append(self.walker.header(tag, el[1], len(treated), explicit) + treated)
+            else:
+                out.extend(treated)
+        if run_end > run_start:
+            out.append(data[run_start:run_end])
+        out.extend(made for _, made in additions)
+        return out
+
+    def _treat(self, el: Element, step: Step, chars: Charset, explicit: bool) -> Any:
+        """KEEP, None, a new value, or the parts of a whole new element."""
+        tag, vr, _, start, stop, items = el
+        name = step.handler
+        if name == "remove":
+            return None
+        if name == "pixels":
+            return self._pixels(el, explicit)
+        if items is not None:
+            if name == "empty":
+                return self._sequence_parts(tag, vr, [], items, explicit)
+            if name == "sequence" or (name == "dummy" and isinstance(items, Items)):
+                return self._sequence(el, chars, explicit)
+            return None
+        if name == "sequence":
+            return KEEP if start == stop else None
+        if name == "keep":
+            return KEEP
+        if name == "charset":
+            known = re.fullmatch(rb"[A-Za-z0-9_ .\\\-]*\0?", bytes(data)) if (data := self.data[start:stop]) else True
+            return KEEP if known else b""
+        return self._handlers[name](tag, vr, bytes(self.data[start:stop]), chars)
+
+    def _sequence(self, el: Element, chars: Charset, explicit: bool) -> Any:
+        tag, vr, _, _start, _, items = el
+        if not isinstance(items, Items):
+            return None
+        made: list[tuple[list[Part], bool]] = []
+        for item in items.items:
+            inner = self._item_charset(item.elements, chars)
+            made.append((self._dataset(item.elements, inner, tag, items.explicit, []), item.undefined))
+        return self._sequence_parts(tag, vr, made, items, explicit)
+
+    def _sequence_parts(
+        self, tag: int, vr: bytes, made: list[tuple[list[Part], bool]], items: Any, explicit: bool
+    ) -> list[Part]:
+        out: list[Part] = []
+        marker = self.walker.marker
+        for parts, undefined in made:
+            size = sum(map(len, parts))
+            out.append(marker(ITEM, UNDEFINED if undefined else size))
+            out.extend(parts)
+            if undefined:
+                out.append(marker(ITEM_END, 0))
+        if isinstance(items, Items) and items.undefined:
+            out.append(marker(SEQUENCE_END, 0))
+            size = UNDEFINED
+        else:
+            size = sum(map(len, out))
+        out.insert(0, self.walker.header(tag, vr, size, explicit))
+        return out
+
+    def _pixels(self, el: Element, explicit: bool) -> Any:
+        tag, vr, _start, _value, _stop, items = el
+        if isinstance(items, Fragments):
+            parts = clean_fragments(self, el)
+            return KEEP if parts is None else parts
+        parts = clean_native(self, el)
+        if parts is None:
+            return KEEP
+        size = sum(map(len, parts))
+        if size >= UNDEFINED:
+            raise TooLarge("The pixel data is larger than an element can be.")
+        return [self.walker.header(tag, vr, size, explicit), *parts]
+
+    # -- what is said about it ---------------------------------------------------------------------------------------
+
+    def _additions(self) -> list[tuple[int, bytes]]:
+        """The elements that tell what was done (PS3.15 E.1.1, PS3.3 C.12.1.1.3 and C.7.1.1), sorted."""
+        modified = {"keep": "UNMODIFIED", "shift": "MODIFIED", "remove": "REMOVED"}[self.plan.dates]
+        patient = self.values.patient.encode()
+        made = [
+            (0x00120062, b"CS", b"YES"),
+            (0x00120063, b"LO", f"{METHOD} {self.profile.edition} {self.profile.name}"[:64].encode()),
+            (0x00280303, b"CS", modified.encode()),
+        ]
+        if PATIENT_NAME not in self.top:
+            made.append((PATIENT_NAME, b"PN", patient))
+        if PATIENT_ID not in self.top:
+            made.append((PATIENT_ID, b"LO", patient))
+        out = [(tag, self._element(tag, vr, value)) for tag, vr, value in made]
+        out.append((0x00120064, b"".join(self._method_codes())))
+        return sorted(out)
+
+    def _element(self, tag: int, vr: bytes, value: bytes) -> bytes:
+        value = padded(value, vr)
+        return self.walker.header(tag, vr, len(value)) + value
+
+    def _method_codes(self) -> Iterator[bytes]:
+        codes = [("113100", "Basic Application Confidentiality Profile")]
+        codes += [OPTIONS[name] for name in OPTIONS if name in self.profile.options and name not in ("pixels", "faces")]
+        items = b""
+        for value, meaning in codes:
+            item = (
+                self._element(0x00080100, b"SH", value.encode())
+                + self._element(0x00080102, b"SH", b"DCM")
+                + self._element(0x00080104, b"LO", meaning.encode())
+            )
+            items += self.walker.marker(ITEM, len(item)) + item
+        yield self.walker.header(0x00120064, b"SQ", len(items))
+        yield items
+
+    def actions(self) -> list[Action]:
+        """What was done, one entry for each attribute met."""
+        return [Action(f"{tag:08X}", keyword(tag), step.action, step.why) for tag, step in sorted(self.done.items())]
+
+    @property
+    def pixel_element(self) -> Element | None:
+        return self.top.get(PIXEL_DATA)

@@ -1,0 +1,177 @@
+"""Treats single values: one method per handler that a plan may name; each gives the new bytes, KEEP or None (remove)."""
+
+from __future__ import annotations
+
+import re
+
+from anonymizer.charset import Charset
+from anonymizer.identity import Identity
+from anonymizer.plan import NUMBERS, PATIENT_ID, PATIENT_NAME
+from anonymizer.pseudonym import Pseudonyms
+from anonymizer.shift import is_tm, shift_da, shift_dt
+from anonymizer.text import clean_text, clean_tokens
+
+KEEP = True
+Treated = bytes | bool | None
+
+_DS = re.compile(rb"[0-9+\-eE. \\\0]*$")
+_CS = re.compile(r"[A-Z0-9_ \\]*\0?$")
+_AS = re.compile(r"(\d{3})([DWMY])$")
+_PLAIN_UID = re.compile(rb"1\.2\.840\.10008\.[0-9.]+$")
+_DUMMY = {
+    b"PN": b"REMOVED",
+    b"DA": b"19000101",
+    b"DT": b"19000101000000",
+    b"TM": b"000000",
+    b"AS": b"000Y",
+    b"DS": b"0",
+    b"IS": b"0",
+    b"UI": b"",
+    b"AE": b"REMOVED",
+}
+
+
+def padded(value: bytes, vr: bytes) -> bytes:
+    """To even length, with NUL for UI and binary, blank for text."""
+    if len(value) & 1:
+        return value + (b"\0" if vr in (b"UI", b"OB", b"UN") else b" ")
+    return value
+
+
+class Values:
+    """The value handlers for one object: its identity, its patient's shift and the site's pseudonyms."""
+
+    def __init__(self, pseudonyms: Pseudonyms, identity: Identity, days: int, patient: str, month_first: bool) -> None:
+        self.pseudonyms, self.identity, self.days, self.patient = pseudonyms, identity, days, patient
+        self.month_first = month_first
+        self.text_days: int | None = days
+        self.uids: set[str] = set()
+        self.patient_id = ""
+
+    # Each handler: (tag, vr, raw value, character set) -> KEEP, None (remove the attribute) or the new value.
+
+    def empty(self, tag: int, vr: bytes, raw: bytes, charset: Charset) -> Treated:
+        return KEEP if not raw else b""
+
+    def dummy(self, tag: int, vr: bytes, raw: bytes, charset: Charset) -> Treated:
+        if vr in NUMBERS:
+            return bytes(NUMBERS[vr])
+        if vr in (b"OB", b"OW", b"UN", b"OF", b"OD", b"OL", b"OV"):
+            return bytes(2 if vr != b"OF" and vr != b"OL" else 8)
+        return padded(_DUMMY.get(vr, b"REMOVED"), vr)
+
+    def patient_value(self, tag: int, vr: bytes, raw: bytes, charset: Charset) -> Treated:
+        return padded(self.patient.encode(), vr)
+
+    def uid(self, tag: int, vr: bytes, raw: bytes, charset: Charset) -> Treated:
+        if not raw.strip(b" \0"):
+            return KEEP
+        out = []
+        for part in raw.split(b"\\"):
+            original = part.strip(b" \0")
+            if _PLAIN_UID.match(original) or not original:
+                out.append(original)
+                continue
+            text = original.decode("latin-1")
+            self.uids.add(text)
+            out.append(self.pseudonyms.uid(text).encode())
+        return padded(b"\\".join(out), b"UI")
+
+    def class_uid(self, tag: int, vr: bytes, raw: bytes, charset: Charset) -> Treated:
+        parts = [part.strip(b" \0") for part in raw.split(b"\\")]
+        if all(re.fullmatch(rb"[0-9.]{0,64}", part) for part in parts):
+            return KEEP
+        return self.uid(tag, vr, raw, charset)
+
+    def _each(self, raw: bytes, convert: object) -> list[str] | None:
+        try:
+            text = raw.decode("ascii")
+        except UnicodeDecodeError:
+            return None
+        out = [convert(part.strip(" \0")) for part in text.split("\\")]  # type: ignore[operator]
+        return None if None in out else out
+
+    def date(self, tag: int, vr: bytes, raw: bytes, charset: Charset) -> Treated:
+        moved = self._each(raw, lambda v: shift_da(v, self.days))
+        if moved is None:
+            moved = self._each(raw, lambda v: shift_dt(v, self.days))
+        return b"" if moved is None else padded("\\".join(moved).encode(), vr)
+
+    def datetime(self, tag: int, vr: bytes, raw: bytes, charset: Charset) -> Treated:
+        moved = self._each(raw, lambda v: shift_dt(v, self.days))
+        return b"" if moved is None else padded("\\".join(moved).encode(), vr)
+
+    def time(self, tag: int, vr: bytes, raw: bytes, charset: Charset) -> Treated:
+        ok = self._each(raw, lambda v: v if is_tm(v) else None)
+        return b"" if ok is None else KEEP
+
+    def temporal_full(self, tag: int, vr: bytes, raw: bytes, charset: Charset) -> Treated:
+        ok = re.fullmatch(rb"[0-9.:+\-/\\ \0]*", raw)
+        return KEEP if ok else b""
+
+    def age(self, tag: int, vr: bytes, raw: bytes, charset: Charset) -> Treated:
+        match = _AS.match(raw.decode("latin-1").strip(" \0"))
+        if match is None:
+            return b""
+        years = int(match[1]) / {"Y": 1, "M": 12, "W": 52.18, "D": 365.25}[match[2]]
+        return b"090Y" if years >= 90 else KEEP
+
+    def decimal(self, tag: int, vr: bytes, raw: bytes, charset: Charset) -> Treated:
+        if not _DS.match(raw):
+            return b""
+        value = raw.strip(b" \0")
+        if len(value) >= 5 and value.isdigit() and value.decode() == self.patient_id:
+            return b""
+        return KEEP
+
+    def number(self, tag: int, vr: bytes, raw: bytes, charset: Charset) -> Treated:
+        if vr in NUMBERS and len(raw) % NUMBERS[vr]:
+            return None
+        if len(raw) >= 8 and vr not in (b"FD", b"FL") and _looks_like_text(raw):
+            return self.binary(tag, vr, raw, charset)
+        return KEEP
+
+    def binary(self, tag: int, vr: bytes, raw: bytes, charset: Charset) -> Treated:
+        """Bulk data that is no picture: kept unless it holds a token or what looks like a person, a contact or a date."""
+        return None if self.residual_in(raw) else KEEP
+
+    def residual_in(self, raw: bytes) -> bool:
+        lowered = raw.lower()
+        for token in self.identity.verify:
+            for codec in ("utf-8", "utf-16-le", "utf-16-be"):
+                if token.encode(codec) in lowered:
+                    return True
+        for run in re.findall(rb"[\x20-\x7e]{6,}", raw):
+            text = run.decode("ascii")
+            if clean_text(text, self.identity, None) != text:
+                return True
+        return False
+
+    def text(self, tag: int, vr: bytes, raw: bytes, charset: Charset) -> Treated:
+        decoded, how = charset.decode(raw)
+        stripped = decoded.strip(" \0")
+        if not stripped:
+            return KEEP if not raw.strip(b" \0") else b""
+        values = [stripped] if vr in (b"ST", b"LT", b"UT") else stripped.split("\\")
+        cleaned = [clean_text(v, self.identity, self.text_days, self.month_first) for v in values]
+        if cleaned == values:
+            return KEEP
+        return padded(charset.encode("\\".join(cleaned), how), vr)
+
+    def term(self, tag: int, vr: bytes, raw: bytes, charset: Charset) -> Treated:
+        decoded, how = charset.decode(raw)
+        stripped = decoded.strip(" \0")
+        if vr == b"CS" and not _CS.match(stripped) and not re.fullmatch(r"[\w .\\/+\-]*", stripped):
+            return self.text(tag, vr, raw, charset)
+        cleaned = clean_tokens(stripped, self.identity)
+        return KEEP if cleaned == stripped else padded(charset.encode(cleaned, how), vr)
+
+    def person(self, tag: int, vr: bytes, raw: bytes, charset: Charset) -> Treated:
+        return KEEP if not raw.strip(b" \0") else b""
+
+    patient_tags = (PATIENT_NAME, PATIENT_ID)
+
+
+def _looks_like_text(raw: bytes) -> bool:
+    printable = sum(32 <= b < 127 for b in raw.rstrip(b" \0"))
+    return printable >= 6 and printable >= 0.8 * len(raw.rstrip(b" \0"))
