@@ -90,8 +90,9 @@ class Pipeline:
                 aside.add(instance.id)
                 quarantine_file(self.config.storage.quarantine, study.study_key, instance.id, data, reason)
                 continue
-            path = writer.write(outcome.sop_instance_uid, outcome.output)
-            digest = hashlib.sha256(outcome.output).hexdigest()
+            output = outcome.output  # joined at each asking
+            path = writer.write(outcome.sop_instance_uid, output)
+            digest = hashlib.sha256(output).hexdigest()
             crossing.clean.append(
                 Clean(outcome.sop_instance_uid, writer.study_uid, outcome.patient, path, digest, outcome.facts)
             )
@@ -117,7 +118,7 @@ class Pipeline:
         except Exception as error:  # noqa: BLE001 - whatever a hostile file does to a parser, its study's rest goes on
             # the type alone: the text of an error may quote the data
             return None, f"the anonymizer failed on it ({type(error).__name__})"
-        if outcome.status != "ok" or outcome.output is None:
+        if outcome.status != "ok":
             return None, str(outcome.reason or outcome.status)
         return outcome, ""
 
