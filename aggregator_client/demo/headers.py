@@ -85,8 +85,9 @@ def _flat(data: Dataset, above: Key = ()) -> Iterator[tuple[Key, str]]:
     for element in data:
         key = (*above, (f"({element.tag.group:04X},{element.tag.element:04X})", _name(element)))
         if element.VR == "SQ":
-            for item in element.value:
-                yield from _flat(item, key)
+            for number, item in enumerate(element.value, start=1):
+                name = key[-1][1] + (f" {number}" if len(element.value) > 1 else "")
+                yield from _flat(item, (*above, (key[-1][0], name)))
         elif element.VR not in ("OB", "OW", "OF", "OD", "UN") and element.keyword != "PixelData":
             yield key, _value(element)
 

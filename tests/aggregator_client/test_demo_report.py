@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from pydicom.dataset import Dataset
 from rich.console import Console
 
 from aggregator_client.demo import cohort, headers, images, report, results, wrap
@@ -140,6 +141,19 @@ def test_the_header_diff_tells_each_kind_of_change(tmp_path: Path) -> None:
     assert kinds["Rows"] == "kept"
     assert "OtherPatientIDsSequence › PatientID" in kinds
     assert found.picture_before == found.picture_after
+
+
+def test_every_item_of_a_sequence_is_a_row_of_its_own() -> None:
+    codes = [Dataset(), Dataset()]
+    for code, value in zip(codes, ("113100", "113107"), strict=True):
+        code.CodeValue = value
+    data = Dataset()
+    data.DeidentificationMethodCodeSequence = codes
+    paths = {row.path: row.after for row in headers.compare(Dataset(), data)}
+    assert paths == {
+        "DeidentificationMethodCodeSequence 1 › CodeValue": "113100",
+        "DeidentificationMethodCodeSequence 2 › CodeValue": "113107",
+    }
 
 
 def contrast(one: str, other: str) -> float:
