@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from trainer import networks, weights
@@ -18,6 +19,7 @@ from trainer.evaluation.classification import macro_auc, predict
 from trainer.local.algorithms import Scaffold, choose
 from trainer.local.data import Samples, pool
 from trainer.local.training import reestimate_norm, train
+from trainer.segmentation import dice_metrics
 from trainer.spec import LocalSpec, lr_at_round
 
 Weights = weights.Weights
@@ -67,7 +69,10 @@ def local_step(settings: Settings, start: Weights, samples: Samples, spec: Local
 
 
 def centralised(settings: Settings, sites: list[Site], seed: int) -> Weights:
-    """CDS: pooled samples, as many epochs as a federated site runs in all its rounds, the same cosine."""
+    """CDS: pooled samples, as many epochs (or as many steps in sum) as the sites run in all their rounds."""
+    if settings.local.steps:
+        local = settings.local.model_copy(update={"steps": settings.local.steps * len(sites)})
+        settings = Settings(**(vars(settings) | {"local": local}))
     return alone(settings, pool([site.train for site in sites]), seed)
 
 
@@ -160,16 +165,16 @@ def single(settings: Settings, sites: list[Site], seed: int) -> Weights:
 
 
 def ensemble_score(settings: Settings, models: list[Weights], parts: list[Samples]) -> float:
-    """Macro AUC of the mean of the sites' probabilities over the pooled samples."""
+    """The merit of the mean of the sites' probabilities over the pooled samples."""
     model = settings.build()
     total: list[np.ndarray] = []
     for part in parts:
         probabilities = []
         for current in models:
             weights.into_module(model, current)
-            probabilities.append(predict(model, part))
+            probabilities.append(_probabilities(model, part))
         total.append(np.mean(probabilities, axis=0))
-    return _auc(parts, total)
+    return _merit(parts, total)
 
 
 def _with_momentum(old: Weights, mean: Weights, velocity: Weights | None, beta: float) -> tuple[Weights, Weights]:
@@ -197,7 +202,7 @@ def score(
     parts: list[Samples],
     reestimate: list[Samples] | None = None,
 ) -> float:
-    """Macro AUC over the pooled samples of all sites; a list holds one model a site (FedBN).
+    """Macro AUC, or Dice for masks, over the pooled samples of all sites; a list holds one model a site (FedBN).
 
     With `reestimate`, norm statistics are renewed on each site's own samples first.
     """
@@ -207,10 +212,26 @@ def score(
         weights.into_module(model, current[i] if isinstance(current, list) else current)
         if reestimate is not None:
             reestimate_norm(model, reestimate[i])
-        probabilities.append(predict(model, part))
-    return _auc(parts, probabilities)
+        probabilities.append(_probabilities(model, part))
+    return _merit(parts, probabilities)
 
 
-def _auc(parts: list[Samples], probabilities: list[np.ndarray]) -> float:
-    value = macro_auc(np.concatenate([part.labels for part in parts]), np.concatenate(probabilities))
-    return float("nan") if value is None else value
+@torch.no_grad()
+def _probabilities(model: nn.Module, part: Samples) -> np.ndarray:
+    """[N, classes] or, for masks, [N, classes, H, W]."""
+    if not part.masks:
+        return predict(model, part)
+    model.eval()
+    return np.concatenate([torch.softmax(model(images), 1).numpy() for images, _ in part.batches(32)])
+
+
+def _merit(parts: list[Samples], probabilities: list[np.ndarray]) -> float:
+    if parts[0].masks:
+        truth = np.concatenate([masks.numpy() for part in parts for _, masks in part.batches(64)])
+        groups = pool(parts).groups
+        said = np.concatenate([p.argmax(1) for p in probabilities])
+        classes = [str(k) for k in range(probabilities[0].shape[1])]
+        found = dice_metrics(truth, said, np.asarray(groups), classes)["dice"]
+    else:
+        found = macro_auc(np.concatenate([part.labels for part in parts]), np.concatenate(probabilities))
+    return float("nan") if found is None else float(found)

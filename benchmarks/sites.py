@@ -1,17 +1,18 @@
-"""Simulated hospitals over the real chest X-rays: label skew by Dirichlet over patients, and each site's scanner
+"""Simulated hospitals over real chest X-rays and MR: label skew by Dirichlet over patients, and each site's scanner
 look.
 """
 
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageFilter
 
-from trainer.local.data import Samples
+from trainer.local.data import Samples, Slices
 
 CLASSES = ["normal", "bacterial", "viral"]
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -116,3 +117,41 @@ def prepare(data: Patients, rows: np.ndarray, style: Style, size: int, seed: int
     preparation = Preparation(size=size)
     images = [prepare_frame(style.apply(data.pixels[row], random).astype(np.float32), preparation) for row in rows]
     return Samples(np.stack(images).astype(np.float16), data.labels[rows])
+
+
+def hippocampus(seed: int, size: int, folder: Path = DATA / "mr-hippocampus") -> list[tuple[Samples, Samples, Samples]]:
+    """Four hospitals with 40, 30, 20 and 10 % of the training volumes and a scanner look each: (train, validation, test)."""
+    random = np.random.default_rng([seed, 5])
+    files = random.permutation(sorted((folder / "volumes").glob("*.npz")))
+    held = len(files) // 5
+    parts = {"test": files[:held], "validation": files[held : held + held // 2], "train": files[held + held // 2 :]}
+    cuts = (np.cumsum([0.4, 0.3, 0.2])[:3] * len(parts["train"])).astype(int)
+    dealt = {"train": np.split(parts["train"], cuts)}
+    dealt |= {name: np.array_split(parts[name], 4) for name in ("validation", "test")}
+    return [
+        tuple(_slices(dealt[name][i], STYLES[i], size, random) for name in ("train", "validation", "test"))
+        for i in range(4)
+    ]
+
+
+def _slices(files: Sequence[Path], style: Style, size: int, random: np.random.Generator) -> Slices:
+    """Volumes as z-scored slices with their masks at 1 mm, cropped or padded to size × size."""
+    import torch
+
+    from trainer.pixels.grid import Grid
+
+    grid = Grid(size, 1.0)
+    images, groups = [], []
+    for number, file in enumerate(files):
+        with np.load(file) as volume:
+            values = np.stack([style.apply(plane, random) for plane in volume["image"]]).astype(np.float32)
+            label = volume["label"].astype(np.float32)
+        values = (values - values.mean()) / values.std()
+        both = [
+            grid.fit(torch.from_numpy(values)[:, None], (1.0, 1.0), "bilinear", float(values.min())),
+            grid.fit(torch.from_numpy(label)[:, None], (1.0, 1.0), "nearest-exact", 0.0),
+        ]
+        images.append(torch.cat(both, 1).numpy().astype(np.float16))
+        groups.append(np.full(len(values), number))
+    joined = np.concatenate(images)
+    return Slices(joined, np.zeros(0, np.int64), np.arange(len(joined)), np.concatenate(groups))

@@ -11,6 +11,7 @@ from trainer.errors import CohortError, DivergedError
 from trainer.evaluation.classification import macro_auc, predict
 from trainer.local import training
 from trainer.local.algorithms import FedProx, Scaffold, choose
+from trainer.local.augment import augment_pair
 from trainer.local.checkpoint import Checkpoints
 from trainer.local.data import Samples, epoch_order, pool
 from trainer.spec import LocalSpec, lr_at_round
@@ -194,3 +195,20 @@ def test_the_learning_rate_falls_by_a_half_cosine(monkeypatch: pytest.MonkeyPatc
     assert seen == pytest.approx([1.0, 1.0, 0.525, 0.525, 0.05, 0.05])
     assert [lr_at_round(1.0, n, 3) for n in range(3)] == pytest.approx([1.0, 0.525, 0.05])
     assert lr_at_round(2.0, 0, 1) == 2.0
+
+
+@pytest.mark.parametrize("strength", ["light", "style"])
+def test_augmentation_moves_masks_with_their_images_and_keeps_the_scale(strength: str) -> None:
+    masks = torch.zeros(8, 32, 32, dtype=torch.long)
+    masks[:, 10:22, 6:20] = 2
+    images = (masks[:, None] > 0).float() * 3 - 1
+    moved, labels = augment_pair(images, masks, strength, torch.Generator().manual_seed(0))
+    assert set(labels.unique().tolist()) == {0, 2} and not torch.equal(labels, masks)
+    inside, outside = moved[:, 0][labels == 2], moved[:, 0][labels == 0]
+    assert inside.median() > 1 > outside.median()
+    assert ((moved[:, 0] > 0.6) == (labels == 2)).float().mean() > 0.9
+    assert torch.allclose(moved.std(), images.std(), rtol=0.25) and torch.allclose(
+        moved.mean(), images.mean(), atol=0.3
+    )
+    same = augment_pair(images, masks, "none", torch.Generator())
+    assert same[0] is images and same[1] is masks

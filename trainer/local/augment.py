@@ -38,7 +38,7 @@ def augment_pair(
         masks[:, None].float(), grid, mode="nearest", padding_mode="zeros", align_corners=False
     )
     if strength == "style":
-        images = restyle(images, generator)
+        images = restyle(images, generator, keep_moments=True)
     n = images.shape[0]
     gain = 1 + 0.1 * _normal(n, generator).to(images.device)
     return images * gain + 0.1 * _normal(n, generator).to(images.device), moved[:, 0].long()
@@ -67,8 +67,11 @@ def _grid(images: torch.Tensor, generator: torch.Generator, degrees: float, scal
     return functional.affine_grid(theta.to(images.device), list(images.shape), align_corners=False)
 
 
-def restyle(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Imitate other scanners: a random gamma, blur or sharpening, and noise for each image, then z-score again."""
+def restyle(images: torch.Tensor, generator: torch.Generator, keep_moments: bool = False) -> torch.Tensor:
+    """Imitate other scanners: a random gamma, blur or sharpening, and noise for each image, then z-score again.
+
+    With keep_moments each image gets back its own mean and deviation instead (slices of a volume z-scored as a whole).
+    """
     n = images.shape[0]
     low = images.amin(dim=(1, 2, 3), keepdim=True)
     high = images.amax(dim=(1, 2, 3), keepdim=True)
@@ -82,7 +85,10 @@ def restyle(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     unit = unit + noise * (0.03 * torch.rand(n, 1, 1, 1, generator=generator)).to(images.device)
     mean = unit.mean(dim=(1, 2, 3), keepdim=True)
     std = unit.std(dim=(1, 2, 3), keepdim=True).clamp_min(1e-6)
-    return (unit - mean) / std
+    scored = (unit - mean) / std
+    if not keep_moments:
+        return scored
+    return scored * images.std(dim=(1, 2, 3), keepdim=True) + images.mean(dim=(1, 2, 3), keepdim=True)
 
 
 def _uniform(n: int, generator: torch.Generator) -> torch.Tensor:
