@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from types import FrameType
+from typing import Annotated, Any
 
 import typer
 
@@ -123,6 +128,190 @@ def remove(
 
     settings.load(folder).members.remove(site)
     print(f"{site!r} is out.")
+
+
+RunArgument = Annotated[
+    str, typer.Argument(metavar="[DIGEST]", help="The beginning of the project's digest, when several were run.")
+]
+
+
+@app.command()
+def run(
+    project: Annotated[Path, typer.Argument(metavar="PROJECT", help="The signed project file.")],
+    folder: DirOption = Path(),
+    as_json: JsonOption = False,
+) -> None:
+    """Run a project to its end: wait for hospitals, go through the rounds, keep the model of each.
+
+    Killed or stopped at any moment, it goes on with `resume`.
+    """
+    _run(folder, project, resume=False, as_json=as_json)
+
+
+@app.command()
+def resume(
+    digest: RunArgument = "",
+    folder: DirOption = Path(),
+    as_json: JsonOption = False,
+) -> None:
+    """Go on with a run that was stopped, at the round it was in."""
+    from aggregator_client.coordinator import overview, settings
+
+    found = overview.one_run(settings.load(folder), digest)
+    _run(folder, found / "project.json", resume=True, as_json=as_json)
+
+
+def _run(folder: Path, project: Path, resume: bool, as_json: bool) -> None:
+    from aggregator_client.coordinator import server
+
+    with _stopped_by_sigterm():
+        result = server.run(folder, project, resume=resume, progress=_tell)
+    if as_json:
+        print_json(result)
+        return
+    print(f"Done: {result['rounds']} rounds. Model: {result['model']} (SHA-256 {result['sha256']}).")
+    print(f"Take it out with its evidence: fedpacs coordinator export --out evidence.zip --dir {folder}")
+
+
+@contextmanager
+def _stopped_by_sigterm() -> Iterator[None]:
+    """SIGTERM ends the run as Ctrl-C does: every socket closed, everything done so far kept."""
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _tell(facts: Mapping[str, Any]) -> None:
+    """One line on stderr for each event worth a person's attention."""
+    print(f"{time.strftime('%H:%M:%S')} {_line(facts)}", file=sys.stderr, flush=True)
+
+
+def _line(facts: Mapping[str, Any]) -> str:
+    event, site = str(facts.get("event", "")), facts.get("site")
+    if event == "round":
+        return f"round {facts['round']} of {facts['rounds']} ({facts['step']}): asking {', '.join(facts['sites'])}"
+    if event in ("update", "metrics"):
+        figures = [f"{facts['cases']} cases", f"{facts['seconds']:.1f} s", f"{facts['bytes']} bytes"]
+        figures += [f"{name} {facts[name]:.4f}" for name in ("loss", "metric") if facts.get(name) is not None]
+        return f"round {facts['round']}: {site} answered ({', '.join(figures)})"
+    if "reason" in facts:
+        return f"{'round ' + str(facts['round']) + ': ' if 'round' in facts else ''}{site or 'run'} {event}: {facts['reason']}"
+    rest = ", ".join(f"{key} {value}" for key, value in facts.items() if key not in ("event", "site", "round"))
+    where = f"round {facts['round']}: " if "round" in facts else ""
+    return f"{where}{site + ' ' if site else ''}{event}{' (' + rest + ')' if rest else ''}"
+
+
+@app.command()
+def status(
+    digest: RunArgument = "",
+    folder: DirOption = Path(),
+    as_json: JsonOption = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it again every two seconds until Ctrl-C.")] = False,
+) -> None:
+    """Show each run: its round, every hospital's figures, who stalls and why, mean and worst hospital by round."""
+    from aggregator_client.coordinator import overview, settings
+
+    config = settings.load(folder)
+    while True:
+        runs = [overview.overview(found) for found in overview.find_runs(config, digest)]
+        if as_json:
+            print_json({"coordinator": config.name, "url": config.url, "runs": runs})
+        else:
+            if watch:
+                print("\033[2J\033[H", end="")
+            _print_runs(runs)
+        if not watch:
+            return
+        time.sleep(2)
+
+
+@app.command()
+def export(
+    out: Annotated[Path, typer.Option("--out", help="Zip file to write.")],
+    digest: RunArgument = "",
+    folder: DirOption = Path(),
+    as_json: JsonOption = False,
+) -> None:
+    """Write model, project, participants, figures and signatures as one evidence bundle."""
+    from dataclasses import asdict
+
+    from aggregator_client.coordinator import evidence, overview, settings
+
+    config = settings.load(folder)
+    found = evidence.export(config, overview.one_run(config, digest), out)
+    if as_json:
+        print_json({"file": str(out), **asdict(found)})
+        return
+    print(f"Wrote {out}: {found.project}, model after round {found.round} of {found.rounds}.")
+
+
+@app.command()
+def verify(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="An evidence bundle.")],
+    fingerprint: Annotated[
+        str, typer.Option("--fingerprint", help="The coordinator's fingerprint as you know it; refuse any other.")
+    ] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Check an evidence bundle: every digest, the coordinator's and each hospital's signatures. Exit code 8 if one fails."""
+    from dataclasses import asdict
+
+    from aggregator_client.coordinator import evidence
+
+    found = evidence.verify(file, fingerprint)
+    if as_json:
+        print_json({"ok": True, **asdict(found)})
+        return
+    print(f"{file} is whole: {found.project}, round {found.round} of {found.rounds}, by {found.coordinator}.")
+    print(
+        f"Coordinator's fingerprint: {found.fingerprint}" + ("" if fingerprint else "  (compare it with a known one)")
+    )
+    for name, mark in found.participants.items():
+        print(f"  {name}: {mark}")
+    print(f"{found.receipts} signed messages of these hospitals; model SHA-256 {found.model_sha256}.")
+
+
+def _print_runs(runs: list[dict[str, Any]]) -> None:
+    if not runs:
+        print("No project was run here yet.")
+    for one in runs:
+        print(f"{one.get('project', '')} ({one['digest'][:12]}): {one.get('state', 'begun')}, round {one.get('round', 0)}"
+              f" of {one.get('rounds', '?')}{'; ' + one['reason'] if one.get('reason') else ''}")  # fmt: skip
+        rows = [
+            (site["site"], "online" if site["online"] else "away", _when(site["last_seen"] or None), site["round"], site["state"],
+             site["cases"], _number(site["loss"]), _number(site["metric"]), site["bytes_in"], site["reason"])
+            for site in one["sites"]
+        ]  # fmt: skip
+        columns = (
+            "hospital",
+            "link",
+            "last seen",
+            "round",
+            "state",
+            "cases",
+            "loss",
+            "metric",
+            "bytes in",
+            "why it stalls",
+        )
+        print_table("Hospitals", heads, rows)
+        history = [
+            (row["round"], row["state"], row["accepted"], row["cases"], _number(row["mean_loss"]), _number(row["mean_metric"]),
+             f"{_number(row['worst_metric'])} {row['worst_site'] or ''}".strip(), row["seconds"])
+            for row in one["history"]
+        ]  # fmt: skip
+        heads = ["round", "state", "answers", "cases", "mean loss", "mean metric", "worst", "seconds"]
+        print_table("Rounds (metric of the model the round began with)", heads, history)
+
+
+def _number(value: Any) -> str:
+    return "" if value is None else f"{value:.4f}"
 
 
 def _when(at: object) -> str:

@@ -1,0 +1,206 @@
+"""The evidence bundle of a run: the model with everything that shows where it comes from, checkable by anybody.
+
+A zip file of
+
+    model.safetensors    the global model after the last round
+    project.json         the signed project the hospitals approved
+    participants.json    each hospital's name, public keys and fingerprint
+    rounds.json          every round's checkpoint digest and figures, site by site
+    receipts.json        for each message that counted: its context, digest, size and the hospital's signature
+    manifest.json        SHA-256 of each file above, signed by the coordinator (Ed25519)
+
+`verify` needs nothing but the file; whose keys these are is told by the fingerprint, compared with a known one. A hospital finds
+the `sha256` of its own receipts in its audit log (`fedpacs audit show --kind egress`). The signatures show that each hospital
+sent what the coordinator says it sent, not that the coordinator averaged it rightly.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import time
+import zipfile
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from aggregator_client.coordinator.receipts import read as read_receipts
+from aggregator_client.coordinator.settings import CoordinatorConfig
+from aggregator_client.coordinator.state import RunState
+from aggregator_client.errors import DocumentError, RefusedError, SignatureError
+from aggregator_client.invitations import write_file
+from aggregator_client.project import SignedProject, canonical
+from aggregator_client.sealing import Context, Receipt
+
+FORMAT = "fedpacs-evidence-1"
+_FILES = ("model.safetensors", "project.json", "participants.json", "rounds.json", "receipts.json")
+_SIGN = b"fedpacs evidence v1\x00"
+_MAX_BYTES = 1 << 34
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a bundle proves once it is verified."""
+
+    digest: str
+    project: str
+    round: int
+    rounds: int
+    coordinator: str
+    fingerprint: str
+    participants: dict[str, str]
+    """Fingerprint by hospital."""
+    receipts: int
+    model_sha256: str
+
+
+def export(config: CoordinatorConfig, folder: Path, out: Path) -> Evidence:
+    """Write the bundle of the run in `folder`. Raises RefusedError before the first round is done, StateError."""
+    signed = SignedProject.read(folder / "project.json")
+    with closing(RunState(folder, readonly=True)) as state:
+        last = state.last_checkpoint()
+        if last < 1:
+            raise RefusedError(
+                f"The run of {signed.document.name} has finished no round yet: nothing is there to export."
+            )
+        state.model(last)  # raises when its file is damaged
+        model = state.checkpoint_file(last).read_bytes()
+        rounds = {
+            "rounds": [asdict(one) for one in state.rounds()],
+            "sites": [asdict(one) for one in state.table()],
+        }
+        taken = {one.site for one in state.table() if one.state == "accepted"}
+    receipts = read_receipts(folder)
+    people = [
+        {
+            "site": member.name,
+            "signing_public": member.enrolment.signing_public,
+            "sealing_public": member.enrolment.sealing_public,
+            "flower_public": member.enrolment.flower_public,
+            "fingerprint": member.fingerprint,
+        }
+        for member in config.members.list()
+        if member.name in taken
+    ]
+    files = {
+        "model.safetensors": model,
+        "project.json": signed.file_bytes(),
+        "participants.json": _json(people),
+        "rounds.json": _json(rounds),
+        "receipts.json": _json(receipts),
+    }
+    write_file(out, _packed(config, files, {"digest": signed.digest, "round": last, "created_at": time.time()}))
+    out.chmod(0o644)
+    return verify(out)
+
+
+def _packed(config: CoordinatorConfig, files: dict[str, bytes], facts: dict[str, Any]) -> bytes:
+    keys = config.keys()
+    manifest = {
+        "format": FORMAT,
+        **facts,
+        "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
+    }
+    signature = keys.signing.sign(_SIGN + hashlib.sha256(canonical(manifest)).digest())
+    whole = {"manifest": manifest, "signature": base64.b64encode(signature).decode()}
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as bundle:
+        for name, data in {**files, "manifest.json": _json(whole)}.items():
+            bundle.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), data)
+    return buffer.getvalue()
+
+
+def verify(file: Path, fingerprint: str = "") -> Evidence:
+    """What the bundle proves. Raises DocumentError when it is none, SignatureError when anything in it does not fit.
+
+    `fingerprint`, when given, must be the coordinator's: without it, anybody's bundle is consistent with itself.
+    """
+    files = _read(file)
+    manifest, signature = _manifest(file, files.pop("manifest.json"))
+    for name, data in files.items():
+        if hashlib.sha256(data).hexdigest() != manifest["files"][name]:
+            raise SignatureError(f"{name} in {file} was changed after the bundle was made: ask for the bundle again.")
+    signed = SignedProject.read(files["project.json"])
+    who = signed.document.coordinator
+    try:
+        key = Ed25519PublicKey.from_public_bytes(who.signing_key)
+        key.verify(signature, _SIGN + hashlib.sha256(canonical(manifest)).digest())
+    except InvalidSignature:
+        raise SignatureError(
+            f"{file} is not signed by the coordinator of its project ({who.name}): ask for it again."
+        ) from None
+    if fingerprint and fingerprint.strip().lower() != who.fingerprint:
+        raise SignatureError(
+            f"{file} is by keys with fingerprint {who.fingerprint}, not {fingerprint}: it is another's."
+        )
+    if manifest["digest"] != signed.digest:
+        raise SignatureError(f"{file} holds another project than its manifest names: ask for it again.")
+    people = {str(one["site"]): one for one in json.loads(files["participants.json"])}
+    receipts = json.loads(files["receipts.json"])
+    _check_receipts(file, receipts, people, signed.digest)
+    _check_rounds(file, json.loads(files["rounds.json"]), manifest)
+    return Evidence(
+        digest=signed.digest,
+        project=f"{signed.document.name} version {signed.document.version}",
+        round=int(manifest["round"]),
+        rounds=signed.document.rounds,
+        coordinator=who.name,
+        fingerprint=who.fingerprint,
+        participants={name: str(one["fingerprint"]) for name, one in sorted(people.items())},
+        receipts=len(receipts),
+        model_sha256=manifest["files"]["model.safetensors"],
+    )
+
+
+def _check_receipts(file: Path, receipts: list[dict[str, Any]], people: dict[str, Any], digest: str) -> None:
+    for one in receipts:
+        context = Context(**one["context"])
+        if context.project_digest != digest or context.sender not in people:
+            raise SignatureError(f"{file} holds a receipt of another project or of no participant: ask for it again.")
+        key = base64.b64decode(people[context.sender]["signing_public"])
+        Receipt(context, str(one["body_sha256"]), str(one["signature"])).verify(key)
+
+
+def _check_rounds(file: Path, rounds: dict[str, Any], manifest: dict[str, Any]) -> None:
+    """The model in the bundle is the one the last round closed with."""
+    closed = {int(one["number"]): str(one["sha256"]) for one in rounds["rounds"]}
+    if closed.get(int(manifest["round"])) != manifest["files"]["model.safetensors"]:
+        raise SignatureError(f"The model in {file} is not that of round {manifest['round']}: ask for it again.")
+
+
+def _read(file: Path) -> dict[str, bytes]:
+    """The bundle's files by name. A bundle holds exactly the known files, stored, each once."""
+    names = {*_FILES, "manifest.json"}
+    try:
+        with zipfile.ZipFile(file) as bundle:
+            infos = bundle.infolist()
+            stored = all(info.compress_type == zipfile.ZIP_STORED for info in infos)
+            known = sorted(info.filename for info in infos) == sorted(names)
+            if stored and known and sum(info.file_size for info in infos) <= _MAX_BYTES:
+                return {info.filename: bundle.read(info) for info in infos}
+    except FileNotFoundError:
+        raise DocumentError(f"{file} does not exist: check the path.") from None
+    except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError):
+        pass
+    raise DocumentError(f"{file} is not an evidence bundle made by `fedpacs coordinator export` (or is damaged).")
+
+
+def _manifest(file: Path, data: bytes) -> tuple[dict[str, Any], bytes]:
+    try:
+        whole = json.loads(data)
+        manifest, signature = whole["manifest"], base64.b64decode(whole["signature"], validate=True)
+        if manifest["format"] == FORMAT and set(manifest["files"]) == set(_FILES):
+            return manifest, signature
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise DocumentError(f"The manifest of {file} is damaged or of another version: ask for the bundle again.")
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False).encode() + b"\n"

@@ -1,0 +1,142 @@
+"""What a coordinator must see of its runs: a site × round table, the mean and the worst site, and why somebody stalls."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from aggregator_client.coordinator.settings import CoordinatorConfig
+from aggregator_client.coordinator.state import RunState, SiteRound
+from aggregator_client.errors import DocumentError
+
+
+def find_runs(config: CoordinatorConfig, prefix: str = "") -> list[Path]:
+    """The folders of all runs whose digest starts with `prefix`, newest last. Raises DocumentError when none does."""
+    found = [
+        folder
+        for folder in config.storage.runs.glob(f"{prefix}*")
+        if (folder / "state.db").exists() and (folder / "project.json").exists()
+    ]
+    if prefix and not found:
+        raise DocumentError(f"No run here with a digest that starts with {prefix!r}: see `fedpacs coordinator status`.")
+    return sorted(found, key=lambda folder: (folder / "project.json").stat().st_mtime)
+
+
+def one_run(config: CoordinatorConfig, prefix: str = "") -> Path:
+    """The one run meant. Raises DocumentError when there is none, or several and no prefix tells which."""
+    found = find_runs(config, prefix)
+    if not found:
+        raise DocumentError(
+            f"No project was run in {config.root} yet: start one with `fedpacs coordinator run PROJECT`."
+        )
+    if len(found) > 1:
+        names = ", ".join(folder.name[:12] for folder in found)
+        raise DocumentError(f"Several runs are meant ({names}): name one by the beginning of its digest.")
+    return found[0]
+
+
+def is_running(folder: Path) -> bool:
+    """Whether a process runs it now: that process holds the lock file until it ends, however it ends."""
+    try:
+        descriptor = os.open(folder / "lock", os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def overview(folder: Path) -> dict[str, Any]:
+    """One run as JSON values. `round` is the last round with a checkpoint; metrics are of the model a round began with."""
+    with closing(RunState(folder, readonly=True)) as state:
+        run, rounds, table, sites = state.run(), state.rounds(), state.table(), state.sites()
+        last = state.last_checkpoint()
+    running = is_running(folder)
+    facts: dict[str, Any] = {"digest": folder.name, "running": running, "folder": str(folder)}
+    if run is not None:
+        stated = "stopped" if run.state == "running" and not running else run.state
+        facts |= {
+            "project": run.project,
+            "algorithm": run.algorithm,
+            "rounds": run.rounds,
+            "round": max(0, last),
+            "state": stated,
+            "reason": run.reason
+            or ("its process ended: `fedpacs coordinator resume` goes on" if stated == "stopped" else ""),
+            "started_at": run.started_at,
+            "ended_at": run.ended_at,
+        }
+    seen = {site.site: site for site in sites}
+    names = sorted(seen.keys() | {cell.site for cell in table})
+    facts["sites"] = [
+        {
+            "site": name,
+            "online": running and name in seen and seen[name].online,
+            "last_seen": seen[name].last_seen if name in seen else 0.0,
+            **_newest([cell for cell in table if cell.site == name]),
+        }
+        for name in names
+    ]
+    facts["history"] = [
+        {
+            "round": one.number,
+            "state": one.state,
+            "seconds": _seconds(one.started_at, one.ended_at),
+            "sha256": one.sha256,
+        }
+        | _summary([cell for cell in table if cell.round == one.number])
+        for one in rounds
+        if one.number > 0
+    ]
+    return facts
+
+
+def _newest(cells: Sequence[SiteRound]) -> dict[str, Any]:
+    """A site's last cell, the figures of its last accepted one, and its bytes so far."""
+    total = {"bytes_in": sum(cell.bytes_in for cell in cells), "bytes_out": sum(cell.bytes_out for cell in cells)}
+    if not cells:
+        return {"round": 0, "state": "not asked", "reason": "", "cases": 0, "loss": None, "metric": None, **total}
+    last = max(cells, key=lambda cell: cell.round)
+    accepted = [cell for cell in cells if cell.state == "accepted"]
+    figures = max(accepted, key=lambda cell: cell.round) if accepted else last
+    return {
+        "round": last.round,
+        "state": last.state,
+        "reason": last.reason,
+        "cases": figures.cases,
+        "loss": figures.loss,
+        "metric": figures.metric,
+        "seconds": figures.seconds,
+        **total,
+    }
+
+
+def _summary(cells: Sequence[SiteRound]) -> dict[str, Any]:
+    accepted = [cell for cell in cells if cell.state == "accepted"]
+    scored = [cell for cell in accepted if cell.metric is not None]
+    worst = min(scored, key=lambda cell: cell.metric or 0.0, default=None)
+    losses = [cell.loss for cell in accepted if cell.loss is not None]
+    return {
+        "accepted": len(accepted),
+        "cases": sum(cell.cases for cell in accepted),
+        "mean_loss": sum(losses) / len(losses) if losses else None,
+        "mean_metric": sum(cell.metric or 0.0 for cell in scored) / len(scored) if scored else None,
+        "worst_metric": None if worst is None else worst.metric,
+        "worst_site": None if worst is None else worst.site,
+        "missing": {cell.site: cell.reason for cell in cells if cell.state not in ("accepted", "asked")},
+        "bytes_in": sum(cell.bytes_in for cell in cells),
+        "bytes_out": sum(cell.bytes_out for cell in cells),
+    }
+
+
+def _seconds(start: float, end: float | None) -> float:
+    return round((time.time() if end is None else end) - start, 2)
