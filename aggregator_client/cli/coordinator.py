@@ -215,6 +215,7 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", help="Show it again every two seconds until Ctrl-C.")] = False,
 ) -> None:
     """Show each run: its round, every hospital's figures, who stalls and why, mean and worst hospital by round."""
+    from aggregator_client.cli import runs_table
     from aggregator_client.coordinator import overview, settings
 
     config = settings.load(folder)
@@ -225,7 +226,7 @@ def status(
         else:
             if watch:
                 print("\033[2J\033[H", end="")
-            _print_runs(runs)
+            runs_table.show(runs)
         if not watch:
             return
         time.sleep(2)
@@ -275,43 +276,6 @@ def verify(
     for name, mark in found.participants.items():
         print(f"  {name}: {mark}")
     print(f"{found.receipts} signed messages of these hospitals; model SHA-256 {found.model_sha256}.")
-
-
-def _print_runs(runs: list[dict[str, Any]]) -> None:
-    if not runs:
-        print("No project was run here yet.")
-    for one in runs:
-        print(f"{one.get('project', '')} ({one['digest'][:12]}): {one.get('state', 'begun')}, round {one.get('round', 0)}"
-              f" of {one.get('rounds', '?')}{'; ' + one['reason'] if one.get('reason') else ''}")  # fmt: skip
-        rows = [
-            (site["site"], "online" if site["online"] else "away", _when(site["last_seen"] or None), site["round"], site["state"],
-             site["cases"], _number(site["loss"]), _number(site["metric"]), site["bytes_in"], site["reason"])
-            for site in one["sites"]
-        ]  # fmt: skip
-        columns = (
-            "hospital",
-            "link",
-            "last seen",
-            "round",
-            "state",
-            "cases",
-            "loss",
-            "metric",
-            "bytes in",
-            "why it stalls",
-        )
-        print_table("Hospitals", heads, rows)
-        history = [
-            (row["round"], row["state"], row["accepted"], row["cases"], _number(row["mean_loss"]), _number(row["mean_metric"]),
-             f"{_number(row['worst_metric'])} {row['worst_site'] or ''}".strip(), row["seconds"])
-            for row in one["history"]
-        ]  # fmt: skip
-        heads = ["round", "state", "answers", "cases", "mean loss", "mean metric", "worst", "seconds"]
-        print_table("Rounds (metric of the model the round began with)", heads, history)
-
-
-def _number(value: Any) -> str:
-    return "" if value is None else f"{value:.4f}"
 
 
 def _when(at: object) -> str:

@@ -1,6 +1,6 @@
-"""Keeps, for each message of a hospital that counted, what proves later that this hospital signed it: runs/<digest>/receipts.jsonl.
+"""Keeps, for each message of a hospital that counted, what proves later that this hospital signed it.
 
-The sealed bytes themselves are dropped once a round is closed; a receipt is a few hundred bytes. Appended and synced before
+They stand in runs/<digest>/receipts.jsonl. The sealed bytes themselves are dropped once a round is closed; a receipt is a few hundred bytes. Appended and synced before
 the update it belongs to is used.
 """
 
