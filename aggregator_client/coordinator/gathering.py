@@ -1,0 +1,215 @@
+"""One round's waiting: sends the request, takes, proves and keeps the answers, and says why a site stalls.
+
+The decisions are `rounds.Gather`'s; here are the clock, the hub, the keys and the state around it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, Protocol
+
+from aggregator_client import messages
+from aggregator_client.coordinator.rounds import Gather, Terms, Verdict
+from aggregator_client.coordinator.state import RunFacts, RunState, SiteFacts
+from aggregator_client.coordinator.strategies import Strategy, Update
+from aggregator_client.errors import FederationError, MessageError, TooFewSitesError
+from aggregator_client.invitations import Member
+from aggregator_client.keys import CoordinatorKeys
+from aggregator_client.messages import COORDINATOR, REPLIES, VERSION, Message
+from aggregator_client.project import ProjectDocument, SignedProject
+from aggregator_client.sealing import Context
+from aggregator_client.transport import Failure, Handle, Hub
+from trainer import weights
+from trainer.errors import TrainerError
+
+LOOK_SECONDS = 0.5
+
+
+class Running(Protocol):
+    """What a round needs of the run it belongs to (server.Run)."""
+
+    project: SignedProject
+    document: ProjectDocument
+    members: dict[str, Member]
+    keys: CoordinatorKeys
+    hub: Hub
+    state: RunState
+    facts: RunFacts
+    strategy: Strategy
+    tell: Callable[[Mapping[str, Any]], None]
+    grace_s: float
+
+
+class Gathering:
+    """One round's waiting, with clock, hub and state around the pure `Gather`."""
+
+    def __init__(self, run: Running, kind: str, number: int, sites: list[str], model: weights.Weights) -> None:
+        self.run, self.kind, self.number, self.model = run, kind, number, model
+        document = run.document
+        need = min(document.min_sites, len(sites)) if kind == "train" else 0
+        self.terms = Terms(need, document.deadline_s, run.grace_s)
+        self.gather = Gather(number, frozenset(sites), time.monotonic())
+        self.request = self._request()
+        self.digest = self.request.digest()
+        self.handles: dict[str, Handle] = {}
+        for site in sites:
+            if run.state.update(number, site) is not None:
+                self.gather = self.gather.took(site)
+
+    def _request(self) -> Message:
+        """The same bytes however often a round is begun, so that a site knows it for the same."""
+        document, extra = self.run.document, self.run.strategy.extra()
+        parts = {"model": weights.to_bytes(self.model)}
+        if extra:
+            parts["extra"] = weights.to_bytes(extra)
+        header = {
+            "v": VERSION,
+            "kind": self.kind,
+            "run": self.run.facts.id,
+            "round": self.number,
+            "rounds": document.rounds,
+            "deadline_s": document.deadline_s,
+        }
+        return Message(header, parts)
+
+    def wait(self) -> Gather:
+        """Until the round has enough. Raises TooFewSitesError naming each site that gave nothing and why."""
+        while True:
+            now = time.monotonic()
+            infos = [info for info in self.run.hub.sites() if info.name in self.run.members]
+            self.run.state.see([SiteFacts(info.name, info.online, info.last_seen) for info in infos])
+            self.gather = self.gather.seen(infos, now)
+            for site in self.gather.to_send(infos, self.terms, now):
+                self._send(site)
+            verdict = self.gather.verdict(self.terms, now)
+            if verdict is not Verdict.WAIT:
+                break
+            self._collect()
+        self._note_stalled()
+        if verdict is Verdict.SHORT and self.kind == "train":
+            raise TooFewSitesError(self._short())
+        return self.gather
+
+    def _send(self, site: str) -> None:
+        member = self.run.members[site]
+        context = Context(self.run.project.digest, self.number, COORDINATOR, site, self.kind)
+        blob = messages.wrap(
+            self.request, context, recipient_public=member.sealing_public, signer=self.run.keys.signing
+        )
+        wall = time.time()
+        handle = self.run.hub.send(site, blob)
+        self.handles[handle.id] = handle
+        self.gather = self.gather.was_sent(site, time.monotonic(), wall)
+        cell = self.run.state.cell(self.number, site)
+        self.run.state.put(
+            replace(cell, state="asked", bytes_out=cell.bytes_out + len(blob), attempts=cell.attempts + 1)
+        )
+        self.run.tell({"event": "sent", "round": self.number, "site": site, "bytes": len(blob)})
+
+    def _collect(self) -> None:
+        for handle, reply in self.run.hub.collect(list(self.handles.values()), time.monotonic() + LOOK_SECONDS):
+            self.handles.pop(handle.id, None)
+            if handle.site in self.gather.accepted:
+                continue
+            if isinstance(reply, Failure):
+                self._fail(handle.site, reply)
+            else:
+                self._take(handle.site, reply)
+
+    def _fail(self, site: str, failure: Failure) -> None:
+        if any(handle.site == site for handle in self.handles.values()):
+            return  # a later copy of the request is still under way
+        if failure.retry:
+            self.gather = self.gather.lost(site)
+        else:
+            self._refuse(site, failure.reason, "failed")
+
+    def _take(self, site: str, blob: bytes) -> None:
+        try:
+            answer = self._proven(site, blob)
+            if answer.header["kind"] == "refused":
+                self._refuse(site, str(answer.header.get("reason", "no reason given"))[:500], "refused", len(blob))
+                return
+            if self.kind == "train":
+                update = as_update(site, answer)
+                self.run.strategy.check(update, self.model)
+                self.run.state.keep_update(self.number, site, answer)
+        except (FederationError, TrainerError) as error:
+            self._refuse(site, str(error), "failed", len(blob))
+            return
+        self.gather = self.gather.took(site)
+        self._note(site, answer, len(blob))
+
+    def _proven(self, site: str, blob: bytes) -> Message:
+        """The answer, proven to be this site's to this very request. Raises MessageError, SignatureError."""
+        claimed, _ = messages.peek(blob)
+        if claimed.kind not in REPLIES:
+            raise MessageError(f"The answer of {site} is of the unknown kind {claimed.kind!r}: it is not used.")
+        expect = Context(self.run.project.digest, self.number, site, COORDINATOR, claimed.kind)
+        _, answer = messages.unwrap(
+            blob,
+            private=self.run.keys.sealing,
+            sender_public=self.run.members[site].signing_public,
+            expect=expect,
+        )
+        header = answer.header
+        if header.get("kind") != claimed.kind or header.get("v") != VERSION:
+            raise MessageError(f"The answer of {site} is of another version or kind: update fedpacs there.")
+        if header["kind"] == "refused":
+            return answer
+        if header.get("request") != self.digest or header["kind"] != ("update" if self.kind == "train" else "metrics"):
+            raise MessageError(f"The answer of {site} belongs to another request: it is not used.")
+        return answer
+
+    # -- what people see ----------------------------------------------------------------------------------------------
+
+    def _note(self, site: str, answer: Message, size: int) -> None:
+        header = answer.header
+        loss, metrics = header.get("loss"), header.get("metrics")
+        cell = replace(
+            self.run.state.cell(self.number, site),
+            state="accepted",
+            reason="",
+            cases=int(header.get("samples", 0)),
+            seconds=float(header.get("seconds", 0.0)),
+            loss=float(loss) if isinstance(loss, int | float) else None,
+            metrics=metrics if isinstance(metrics, dict) else {},
+        )
+        cell = replace(cell, bytes_in=cell.bytes_in + size)
+        self.run.state.put(cell)
+        facts = {"cases": cell.cases, "seconds": cell.seconds, "loss": cell.loss, "metric": cell.metric, "bytes": size}
+        self.run.tell(
+            {"event": "update" if self.kind == "train" else "metrics", "round": self.number, "site": site, **facts}
+        )
+
+    def _refuse(self, site: str, reason: str, state: str, size: int = 0) -> None:
+        self.gather = self.gather.refuse(site, reason, time.monotonic())
+        cell = self.run.state.cell(self.number, site)
+        self.run.state.put(replace(cell, state=state, reason=reason, bytes_in=cell.bytes_in + size))
+        self.run.tell({"event": state, "round": self.number, "site": site, "reason": reason})
+
+    def _note_stalled(self) -> None:
+        for site, reason in self.gather.stalled(self.terms).items():
+            if site not in self.gather.refused:
+                cell = self.run.state.cell(self.number, site)
+                self.run.state.put(replace(cell, state="away" if site in self.gather.away else "failed", reason=reason))
+                self.run.tell({"event": "stalled", "round": self.number, "site": site, "reason": reason})
+
+    def _short(self) -> str:
+        told = "; ".join(f"{site}: {reason}" for site, reason in self.gather.stalled(self.terms).items())
+        return (
+            f"Round {self.number} needs {self.terms.need} sites and has {len(self.gather.accepted)} after"
+            f" {self.terms.deadline_s:g} s ({told}): mend that, then `fedpacs coordinator resume`."
+        )
+
+
+def as_update(site: str, message: Message) -> Update:
+    """The update in a site's answer. Raises WeightsError, MessageError."""
+    samples = message.header.get("samples")
+    if type(samples) is not int:
+        raise MessageError(f"The update of {site} names no number of samples: it is not used.")
+    extra = message.parts.get("extra")
+    model = weights.from_bytes(message.parts.get("model", b""))
+    return Update(site, model, samples, weights.from_bytes(extra) if extra else {})

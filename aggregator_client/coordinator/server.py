@@ -1,0 +1,198 @@
+"""Runs a project from the coordinator's folder: opens the hub, walks through the rounds, keeps everything on disk.
+
+`run` is what `fedpacs coordinator run` and `resume` call. Killed at any moment and resumed, a run goes on at the round it was
+in, asks only the sites whose updates it has not kept yet, and ends with the same model.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from aggregator_client.coordinator import settings
+from aggregator_client.coordinator.gathering import Gathering, as_update
+from aggregator_client.coordinator.rounds import Step, next_step
+from aggregator_client.coordinator.settings import CoordinatorConfig
+from aggregator_client.coordinator.state import RunFacts, RunState
+from aggregator_client.coordinator.strategies import Strategy, choose
+from aggregator_client.errors import FederationError, RefusedError, TooFewSitesError
+from aggregator_client.invitations import Member
+from aggregator_client.keys import CoordinatorKeys
+from aggregator_client.project import SignedProject
+from aggregator_client.transport import Hub
+from trainer import networks, weights
+
+GRACE_SECONDS = 30.0
+Progress = Callable[[Mapping[str, Any]], None]
+
+
+class Run:
+    """One run of one project over a hub. `progress` is told of every event as a mapping with "event"."""
+
+    def __init__(
+        self,
+        project: SignedProject,
+        members: list[Member],
+        keys: CoordinatorKeys,
+        hub: Hub,
+        state: RunState,
+        progress: Progress | None = None,
+        grace_s: float = GRACE_SECONDS,
+    ) -> None:
+        self.project, self.document = project, project.document
+        self.members = {member.name: member for member in members}
+        self.keys, self.hub, self.state = keys, hub, state
+        self.tell: Progress = progress or (lambda facts: None)
+        self.grace_s = min(grace_s, self.document.deadline_s)
+        self.strategy: Strategy = choose(self.document.algorithm.name, self.document.algorithm.args)
+        if len(self.members) < self.document.min_sites:
+            raise TooFewSitesError(
+                f"The project asks for {self.document.min_sites} sites and {len(self.members)} are enrolled: invite more, or sign"
+                " a version that asks for fewer."
+            )
+
+    # -- the walk -----------------------------------------------------------------------------------------------------
+
+    def go(self) -> None:
+        """Walk to the end. Raises TooFewSitesError when a round stays short; the run can then be resumed."""
+        facts = self.state.run()
+        if facts is None:
+            document = self.document
+            facts = self.state.start(self.project.digest, document.name, document.algorithm.name, document.rounds)
+        self.facts: RunFacts = facts
+        self.state.set_state("running")
+        self.hub.start_run()
+        try:
+            while (step := self._next())[0] is not Step.DONE:
+                self._do(*step)
+        except FederationError as error:
+            self.state.set_state("stopped", str(error))
+            self.tell({"event": "stopped", "reason": str(error)})
+            raise
+        self.state.set_state("finished")
+        self.tell({"event": "finished", "rounds": self.document.rounds})
+
+    def _next(self) -> tuple[Step, int]:
+        evaluated = any(facts.state == "evaluated" for facts in self.state.rounds())
+        return next_step(self.document.rounds, self.state.last_checkpoint(), evaluated)
+
+    def _do(self, step: Step, number: int) -> None:
+        self.state.open_round(number)
+        if step is Step.START:
+            network = self.document.network
+            self.state.close_round(0, networks.initial_weights(network.name, network.args, self.document.seed))
+            return
+        started = time.monotonic()
+        model = self.state.model(number - 1)
+        self.strategy.restore(self.state.strategy_state(number - 1))
+        sites = sorted(self.members)
+        chosen = self.strategy.participants(number, sites) if step is Step.ROUND else sites
+        self.tell(
+            {"event": "round", "round": number, "rounds": self.document.rounds, "step": str(step), "sites": chosen}
+        )
+        kind = "train" if step is Step.ROUND else "evaluate"
+        gather = Gathering(self, kind, number, chosen, model).wait()
+        if step is Step.EVALUATE:
+            self.state.end_evaluation(number)
+            return
+        merged = self._aggregate(number, model, sorted(gather.accepted))
+        self.state.close_round(number, merged, self.strategy.state())
+        seconds = round(time.monotonic() - started, 2)
+        self.tell({"event": "checkpoint", "round": number, "seconds": seconds, "sites": sorted(gather.accepted)})
+
+    def _aggregate(self, number: int, model: weights.Weights, sites: list[str]) -> weights.Weights:
+        """The next model, one update in memory at a time, in the order of the sites' names."""
+        self.strategy.begin(model)
+        for site in sites:
+            message = self.state.update(number, site)
+            if message is not None:
+                self.strategy.add(as_update(site, message))
+        return self.strategy.finish()
+
+
+def run(coordinator: Path, project: Path, resume: bool = False, progress: Progress | None = None) -> dict[str, Any]:
+    """Run a signed project, or go on with it. Returns {"digest", "rounds", "folder", "model", "sha256"}.
+
+    Raises FederationError: RefusedError when this project was begun (without `resume`), never begun (with it), is another
+    coordinator's, or is being run by another process; TooFewSitesError when a round stays short.
+    """
+    config = settings.load(coordinator)
+    signed = SignedProject.read(project)
+    keys = config.keys()
+    if signed.document.coordinator.signing_key != keys.signing_public:
+        raise RefusedError(
+            f"The project {signed.document.name} is signed by another coordinator: sign it with this one's keys."
+        )
+    folder = config.run_folder(signed.digest)
+    with _alone(folder):
+        state = RunState(folder)
+        try:
+            _may(state, signed, resume)
+            (folder / "project.json").write_bytes(signed.file_bytes())
+            hub = _hub(config)
+            try:
+                for member in config.members.list():
+                    hub.register(member.name, member.flower_public)
+                Run(signed, config.members.list(), keys, hub, state, progress).go()
+            finally:
+                hub.close()
+            return _summary(signed, state)
+        finally:
+            state.close()
+
+
+def _hub(config: CoordinatorConfig) -> Hub:
+    from aggregator_client.coordinator.flower_hub import FlowerHub, Tls  # Flower takes seconds to import
+
+    files = config.tls
+    tls = Tls(files.certificate, files.key, files.authority)
+    return FlowerHub(config.root / "superlink", tls, config.network.listen, config.network.port)
+
+
+def _may(state: RunState, signed: SignedProject, resume: bool) -> None:
+    facts = state.run()
+    if resume and facts is None:
+        raise RefusedError(
+            f"The project {signed.document.name} was not begun here: start it with `fedpacs coordinator run`."
+        )
+    if not resume and facts is not None:
+        done = facts.state == "finished"
+        raise RefusedError(
+            f"The project {signed.document.name} (digest {signed.digest[:12]}) was "
+            + (
+                "run to its end here: sign a new version to run it again."
+                if done
+                else "begun here: `fedpacs coordinator resume`."
+            )
+        )
+
+
+def _summary(signed: SignedProject, state: RunState) -> dict[str, Any]:
+    last = state.last_checkpoint()
+    facts = next(one for one in state.rounds() if one.number == last)
+    return {
+        "digest": signed.digest,
+        "rounds": last,
+        "folder": str(state.folder),
+        "model": str(state.checkpoint_file(last)),
+        "sha256": facts.sha256,
+    }
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Only one process runs a project: an flock, which the kernel lets go of when the process dies."""
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise RefusedError(f"Another process runs the project in {folder}: wait for it or stop it.") from None
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,132 @@
+"""The messages of a round: a JSON header and named parts (safetensors bytes), sealed to one reader and signed by one writer.
+
+    plaintext  "FPM1" | header length u32 | header JSON | part 0 | part 1 | ...     header["parts"] = [[name, bytes], ...]
+    on the way "FPE1" | context length u32 | context JSON | sealed box (aggregator_client.sealing)
+
+The context (project, round, sender, recipient, kind) stands in clear, since a reader needs it to open the box; the seal and
+the signature are bound to it, so a changed context opens nothing. There is no pickle, and no name in a message is ever
+imported or run.
+
+| kind | from | header | parts |
+|---|---|---|---|
+| train | coordinator | run, round, rounds, deadline_s, evaluate_on | model, and what the algorithm adds |
+| evaluate | coordinator | the same | model |
+| update | site | request, samples, loss, seconds, metrics (of the model it was given) | model, and what the algorithm adds |
+| metrics | site | request, samples, loss, seconds, metrics | |
+| refused | site | request, reason | |
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from aggregator_client.errors import MessageError
+from aggregator_client.sealing import Context, open_, seal
+
+VERSION = 1
+COORDINATOR = "coordinator"
+REQUESTS = ("train", "evaluate")
+REPLIES = ("update", "metrics", "refused")
+MAX_HEADER = 1 << 20
+_PLAIN, _OUTER = b"FPM1", b"FPE1"
+_LENGTH = struct.Struct(">I")
+
+
+@dataclass(frozen=True)
+class Message:
+    """A header (JSON values only) and parts by name."""
+
+    header: Mapping[str, Any]
+    parts: Mapping[str, bytes] = field(default_factory=dict)
+
+    def encode(self) -> bytes:
+        """The plaintext; equal messages give equal bytes."""
+        sizes = [[name, len(data)] for name, data in sorted(self.parts.items())]
+        header = _json({**self.header, "parts": sizes})
+        return b"".join((_PLAIN, _LENGTH.pack(len(header)), header, *(data for _, data in sorted(self.parts.items()))))
+
+    @classmethod
+    def decode(cls, data: bytes) -> Message:
+        """Raises MessageError when the bytes are not one whole message."""
+        header, rest = _split(data, _PLAIN)
+        sizes = header.pop("parts", None)
+        parts: dict[str, bytes] = {}
+        at = 0
+        try:
+            for name, size in sizes:
+                if not isinstance(name, str) or type(size) is not int or size < 0 or name in parts:
+                    raise ValueError(name)
+                parts[name] = bytes(rest[at : at + size])
+                at += size
+        except (TypeError, ValueError):
+            raise MessageError("The message's list of parts is damaged: it has to be sent again.") from None
+        if at != len(rest):
+            raise MessageError(f"The message holds {len(rest)} bytes where its header says {at}: send it again.")
+        return cls(header, parts)
+
+    def digest(self) -> str:
+        """Hex SHA-256 of the plaintext: how a reply names the request it answers."""
+        return hashlib.sha256(self.encode()).hexdigest()
+
+
+def wrap(message: Message, context: Context, *, recipient_public: bytes, signer: Ed25519PrivateKey) -> bytes:
+    """The bytes that travel."""
+    clear = _json(asdict(context))
+    box = seal(message.encode(), recipient_public=recipient_public, signer=signer, context=context)
+    return b"".join((_OUTER, _LENGTH.pack(len(clear)), clear, box))
+
+
+def peek(data: bytes) -> tuple[Context, bytes]:
+    """The context a message claims and its sealed box; nothing of it is proven yet. Raises MessageError."""
+    clear, box = _split(data, _OUTER)
+    try:
+        context = Context(**clear)
+    except TypeError:
+        raise MessageError("The message names no project, round, sender and recipient: send it again.") from None
+    whole = all(isinstance(value, str) for name, value in asdict(context).items() if name != "round")
+    if not whole or type(context.round) is not int:
+        raise MessageError("The message's context holds a value of the wrong kind: send it again.")
+    return context, bytes(box)
+
+
+def unwrap(
+    data: bytes, *, private: bytes, sender_public: bytes, expect: Context | None = None
+) -> tuple[Context, Message]:
+    """The context and message, proven to be `sender_public`'s. Raises MessageError, SignatureError.
+
+    With `expect`, any other context (another round, another sender) is refused before anything is opened.
+    """
+    context, box = peek(data)
+    if expect is not None and context != expect:
+        raise MessageError(
+            f"The message is a {context.kind} of round {context.round} from {context.sender!r} where a {expect.kind} of round"
+            f" {expect.round} from {expect.sender!r} belongs: it is not used."
+        )
+    return context, Message.decode(open_(box, private=private, sender_public=sender_public, context=context))
+
+
+def _json(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode()
+
+
+def _split(data: bytes, magic: bytes) -> tuple[dict[str, Any], memoryview]:
+    start = len(magic) + _LENGTH.size
+    if len(data) < start or data[: len(magic)] != magic:
+        raise MessageError("The bytes are no message of a version known here: update fedpacs on both sides.")
+    (length,) = _LENGTH.unpack(data[len(magic) : start])
+    if length > MAX_HEADER or len(data) < start + length:
+        raise MessageError("The message is cut short: it has to be sent again.")
+    try:
+        header = json.loads(data[start : start + length])
+    except (ValueError, RecursionError):
+        header = None
+    if not isinstance(header, dict):
+        raise MessageError("The message's header is damaged: it has to be sent again.")
+    return header, memoryview(data)[start + length :]
