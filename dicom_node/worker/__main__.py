@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from anonymizer import Deidentifier, load_profile
+from anonymizer.pixelstep import default_pixel_step
 from dicom_node import logs
 from dicom_node.config import NodeConfig
 from dicom_node.errors import StorageError
@@ -20,7 +21,8 @@ def open_pipeline(config: NodeConfig) -> Pipeline:
     """The pipeline of a node with its profile and its vault's key. Raises NodeError."""
     vault = Vault.open(config)
     profile = load_profile(config.deid.profile)
-    deid = Deidentifier(profile, key=vault.pseudonym_key, uid_root=config.deid.uid_root)
+    step = default_pixel_step() if profile.pixels == "clean" else None
+    deid = Deidentifier(profile, key=vault.pseudonym_key, uid_root=config.deid.uid_root, pixel_step=step)
     return Pipeline(config, deid, vault, Spool(config.storage.spool))
 
 

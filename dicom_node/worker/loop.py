@@ -15,7 +15,7 @@ from dicom_node.worker.chores import Chores
 from dicom_node.worker.pipeline import Pipeline, Verdict
 
 QUEUE = "deidentify"
-LEASE_SECONDS = 120.0
+LEASE_SECONDS = 600.0  # longer than any one object may take; a worker's own restart does not wait for it
 CHORES_SECONDS = 2.0
 _RENEW_SECONDS = 10.0
 

@@ -26,6 +26,7 @@ from dicom_node.records import Catalogue, LabelRecord, StudyRecord
 from dicom_node.spool import Spool, StoredInstance, StudyRow
 from dicom_node.vault import Vault
 from dicom_node.worker.assemble import Clean, Crossing, instance_record, study_record, with_earlier
+from dicom_node.worker.limits import SECONDS, SECONDS_PER_MB, time_limit
 from dicom_node.worker.output import StudyWriter, quarantine_file, release_quarantine
 
 OPTED_OUT = "the patient opted out"
@@ -56,6 +57,7 @@ class Pipeline:
         self.catalogue = Catalogue(config.storage.catalogue, config.storage.dataset)
         self.optouts = OptOuts(config.storage.catalogue, vault)
         self.audit = AuditLog(config.storage.audit)
+        self.seconds = SECONDS  # for one object, and more for a large one
 
     def close(self) -> None:
         for part in (self.catalogue, self.optouts, self.audit):
@@ -112,7 +114,8 @@ class Pipeline:
         if reason:
             return None, reason
         try:
-            outcome = self.deid.deidentify(data)
+            with time_limit(self.seconds + SECONDS_PER_MB * len(data) / 1e6):
+                outcome = self.deid.deidentify(data)
         except (MemoryError, OSError):
             raise
         except Exception as error:  # noqa: BLE001 - whatever a hostile file does to a parser, its study's rest goes on

@@ -11,6 +11,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -171,6 +172,24 @@ def test_what_cannot_be_cleaned_is_set_aside_and_the_rest_goes_on(bench: Callabl
     assert "Quackenbush" not in reason, "the error's own text is not repeated"
     kept = sorted(p.read_bytes() for p in node.config.storage.quarantine.rglob("*.dcm"))
     assert len(kept) == 2 and all(b"Quackenbush" in data for data in kept), "what was set aside is kept, identified"
+
+
+def test_an_object_that_takes_for_ever_is_set_aside(bench: Callable[..., Bench]) -> None:
+    class Endless(DeidDouble):
+        def deidentify(self, data: bytes):  # type: ignore[no-untyped-def]
+            if b"Endless" in data:
+                while True:
+                    time.sleep(0.01)
+            return super().deidentify(data)
+
+    node = bench(Endless())
+    node.worker.pipeline.seconds = 0.5
+    node.spool.add_file(ct_instance(planted(1), 1), source="TEST")
+    endless = replace(planted(1), physician="Endless^Ann")
+    node.spool.add_file(ct_instance(endless, 2), source="TEST")
+    node.run()
+    assert node.state(1) == ("deidentified", "1 set aside: the anonymizer failed on it (TookTooLongError)")
+    check_dataset(node.catalogue, node.config.storage.dataset, {1: [1]})
 
 
 def test_a_study_of_which_nothing_is_left_is_quarantined(bench: Callable[..., Bench]) -> None:
