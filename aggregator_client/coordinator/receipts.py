@@ -1,7 +1,7 @@
 """Keeps, for each message of a hospital that counted, what proves later that this hospital signed it.
 
-They stand in runs/<digest>/receipts.jsonl. The sealed bytes themselves are dropped once a round is closed; a receipt is a few hundred bytes. Appended and synced before
-the update it belongs to is used.
+They stand in runs/<digest>/receipts.jsonl. The sealed bytes themselves are dropped once a round is closed; a receipt is a few
+hundred bytes, appended and synced before the update it belongs to is used.
 """
 
 from __future__ import annotations
@@ -15,16 +15,18 @@ from pathlib import Path
 from typing import Any
 
 from aggregator_client.errors import StateError
-from aggregator_client.sealing import Context, receipt_of
+from aggregator_client.messages import peek
+from aggregator_client.sealing import receipt_of
 
 NAME = "receipts.jsonl"
 
 
-def keep(folder: Path, context: Context, box: bytes, message: bytes) -> None:
-    """Append the receipt of a proven box. `message` are the bytes that travelled, whose SHA-256 the hospital's audit log has.
+def keep(folder: Path, message: bytes) -> None:
+    """Append the receipt of a proven message, as it travelled: its SHA-256 stands in the hospital's audit log too.
 
     Raises StateError when it cannot be written.
     """
+    context, box = peek(message)
     receipt = receipt_of(io.BytesIO(box), len(box), context)
     facts = {**asdict(receipt), "bytes": len(message), "sha256": hashlib.sha256(message).hexdigest()}
     line = json.dumps(facts, sort_keys=True, ensure_ascii=True).encode() + b"\n"
