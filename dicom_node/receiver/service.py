@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections import Counter
 from typing import TYPE_CHECKING
 
 import structlog
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("dicom_node.receiver")
 
+_COUNT_SECONDS = 1.0
 _WATERMARK_SECONDS = 0.25
 _MOST_PEERS = 1000
 _HYSTERESIS = 1.02  # above the watermark by this much before objects are taken again, so that it does not flap
@@ -29,14 +29,13 @@ class Service:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.ingest = Ingest(settings.spool, synchronous="NORMAL")
+        self.ingest = Ingest(settings.spool, synchronous="NORMAL", count_seconds=_COUNT_SECONDS)
         self.ready: list[tuple[Association, Transfer]] = []
         self.now = time.monotonic()
         self.memory = 0
         self.refusing = False
         self.established = 0
         self._disk_checked = 0.0
-        self._counts: Counter[tuple[str, str]] = Counter()
         self._peers: set[str] = set()
 
     def close(self) -> None:
@@ -66,16 +65,11 @@ class Service:
             if len(self._peers) >= _MOST_PEERS:
                 ae = "(others)"
             self._peers.add(ae)
-        self._counts[ae, name] += value
+        self.ingest.count(ae, name, value)
 
     def flush_counts(self) -> None:
         """Write the counters that are not written with instances; a failure keeps them for the next time."""
-        if not self._counts:
-            return
-        rows = [(ae, name, value) for (ae, name), value in self._counts.items()]
         try:
-            self.ingest.count(rows)
+            self.ingest.flush_counts()
         except StorageError as error:
             log.warning("receiver.counters", error=str(error))
-        else:
-            self._counts.clear()

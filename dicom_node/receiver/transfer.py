@@ -6,11 +6,10 @@ read and forgotten. Every check comes before the answer: Success (0x0000) means 
 
 from __future__ import annotations
 
-import hashlib
-
 from dicom_node.receiver import dimse
 from dicom_node.receiver.service import Service
 from dicom_node.spool import DataSetError, Header, Incoming, Outcome, scan, valid_uid
+from dicom_node.spool.digest import Digest
 from dicom_node.spool.header import DEFLATED_LE, JPIP_DEFLATED
 from dicom_node.spool.ingest import LargeObject
 from dicom_node.spool.part10 import prefix
@@ -53,7 +52,7 @@ class Transfer:
         self.source = source
         self._transfer_syntax = syntaxes[1]
         self._chunks: list[bytes] = []
-        self._digest = hashlib.sha256()
+        self._digest = Digest()
         self._large: LargeObject | None = None
         self.size = 0
         self.incoming: Incoming | None = None
@@ -144,7 +143,7 @@ class Transfer:
         except DataSetError as error:
             raise Refusal(dimse.CANNOT_UNDERSTAND, str(error)) from None
         reason = self._check(header)
-        return Incoming(header, self._transfer_syntax, self.source, self._digest.digest(), self.size, (data,), reason)
+        return Incoming(header, self._transfer_syntax, self.source, self._digest, self.size, (data,), reason)
 
     def _validated_large(self, large: LargeObject) -> Incoming:
         deflated = self._transfer_syntax == DEFLATED_LE or self._transfer_syntax in JPIP_DEFLATED
@@ -154,7 +153,7 @@ class Transfer:
         except DataSetError as error:
             raise Refusal(dimse.CANNOT_UNDERSTAND, str(error)) from None
         reason = self._check(header)
-        item = Incoming(header, self._transfer_syntax, self.source, self._digest.digest(), self.size, (), reason)
+        item = Incoming(header, self._transfer_syntax, self.source, self._digest, self.size, (), reason)
         item.placed = large
         return item
 

@@ -10,8 +10,8 @@ import hashlib
 import mmap
 import sqlite3
 import time
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -20,8 +20,9 @@ from pathlib import Path
 from dicom_node.errors import StorageError
 from dicom_node.spool import part10
 from dicom_node.spool.database import WriteLock, connect, transaction
+from dicom_node.spool.digest import Digest
 from dicom_node.spool.header import Header
-from dicom_node.spool.segment import HEADER_SIZE, Buffer, SegmentWriter, pack_header
+from dicom_node.spool.segment import HEADER_SIZE, STAGE_BYTES, Buffer, SegmentWriter, StreamWriter, pack_header
 
 
 class Outcome(StrEnum):
@@ -40,7 +41,7 @@ class Incoming:
     header: Header
     transfer_syntax: str
     source: str
-    sha256: bytes  # of the data set
+    digest: Digest  # of the data set
     length: int = 0  # of the data set
     chunks: Sequence[Buffer] = ()
     reason: str = ""  # why it goes to quarantine, if it does
@@ -66,21 +67,34 @@ _COUNT = """INSERT INTO counters(ae, name, value, last_at) VALUES(?,?,?,?)
 _FIND = "SELECT id, sha256, transfer_syntax FROM instances WHERE sop_uid=? AND state<>'purged' ORDER BY id"
 
 
+_CHECKPOINT_PAGES = 8000  # each checkpoint syncs twice: seldom on the hot path, though a long log slows readers
+_OVERHEAD = HEADER_SIZE + 1024  # a record's header and Part 10 prefix, generously
+
+
 class Ingest:
     """The one way into the spool. One per process; not for threads."""
 
-    def __init__(self, root: Path, synchronous: str = "FULL") -> None:
+    def __init__(self, root: Path, synchronous: str = "FULL", count_seconds: float = 0.0) -> None:
+        """With `count_seconds`, the per-AE counters are written at most that often (`flush_counts`), not with every group."""
         self.root = root
+        self._count_seconds = count_seconds
+        self._counts: Counter[tuple[str, str]] = Counter()
+        self._counted_at = 0.0
         self.segments = root / "segments"
         self.db = connect(root, synchronous)
+        if synchronous == "NORMAL":
+            self.db.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")
         self.lock = WriteLock(root)
         self._writer: SegmentWriter | None = None
+        self._stage = mmap.mmap(-1, STAGE_BYTES)
 
     def close(self) -> None:
+        self.flush_counts()
         if self._writer is not None:
             if self._writer.end == 0:
                 self._writer.discard()
-            self._writer.close()
+            else:
+                self._writer.close()
             self._writer = None
         self.db.close()
         self.lock.close()
@@ -90,9 +104,12 @@ class Ingest:
         now = time.time()
         start = None
         try:
-            writer = self._segment()
-            start = writer.end
+            for item in batch:
+                item.digest.start()
             known = [self._known(item) for item in batch]
+            size = sum(i.length + _OVERHEAD for i, k in zip(batch, known, strict=True) if not k and i.placed is None)
+            writer = self._segment(size)
+            start = writer.end
             places = self._write(writer, batch, known, now)
             return self._record(batch, places, now)
         except (OSError, sqlite3.Error) as error:
@@ -104,20 +121,35 @@ class Ingest:
 
     def large(self, source: str) -> LargeObject:
         """Start an instance that is too large to hold in memory. Raises OSError."""
-        return LargeObject(SegmentWriter(self.segments, "b"), source)
+        return LargeObject(StreamWriter(self.segments), source)
 
-    def count(self, counts: Iterable[tuple[str, str, int]]) -> None:
-        """Add to the per-AE counters: (AE title, name, how many)."""
-        now = time.time()
-        with transaction(self.db, self.lock) as db:
-            db.executemany(_COUNT, [(ae, name, value, now) for ae, name, value in counts])
+    def count(self, ae: str, name: str, value: int = 1) -> None:
+        """Add to a per-AE counter; written with the next group or `flush_counts`."""
+        self._counts[ae, name] += value
+
+    def flush_counts(self) -> None:
+        """Write the counters. Raises StorageError and keeps them for the next time."""
+        if not self._counts:
+            return
+        try:
+            with transaction(self.db, self.lock) as db:
+                self._write_counts(db, self._counts, time.time())
+        except sqlite3.Error as error:
+            raise StorageError(
+                f"The spool at {self.root} cannot write its counters ({error}); check the disk."
+            ) from error
+        self._counts.clear()
+
+    def _write_counts(self, db: sqlite3.Connection, counts: Counter[tuple[str, str]], now: float) -> None:
+        self._counted_at = now
+        db.executemany(_COUNT, [(ae, name, value, now) for (ae, name), value in counts.items()])
 
     # -- bytes --------------------------------------------------------------------------------------------------------
 
     def _known(self, item: Incoming) -> bool:
         """True when these very bytes are here already."""
         rows = self.db.execute(_FIND, (item.header.sop_uid,)).fetchall()
-        return bool(rows) and (item.sha256.hex(), item.transfer_syntax) in {(r[1], r[2]) for r in rows}
+        return bool(rows) and (item.digest.sha256(), item.transfer_syntax) in {(r[1], r[2]) for r in rows}
 
     def _write(
         self, writer: SegmentWriter, batch: Sequence[Incoming], known: list[bool], now: float
@@ -136,7 +168,7 @@ class Ingest:
                 continue
             head = part10.prefix(item.header.sop_class, item.header.sop_uid, item.transfer_syntax, item.source)
             length = len(head) + item.length
-            buffers.append(pack_header(length, len(head), item.received_at, item.sha256, item.source) + head)
+            buffers.append(pack_header(length, len(head), item.received_at, item.digest.crc, item.source) + head)
             buffers.extend(item.chunks)
             places.append((writer.name, at + HEADER_SIZE, length, len(head)))
             at += HEADER_SIZE + length
@@ -145,12 +177,13 @@ class Ingest:
             writer.sync()
         return places
 
-    def _segment(self) -> SegmentWriter:
-        if self._writer is not None and self._writer.full:
+    def _segment(self, size: int) -> SegmentWriter:
+        """The segment that a group of `size` bytes goes to."""
+        if self._writer is not None and not self._writer.takes(size):
             self._writer.close()
             self._writer = None
         if self._writer is None:
-            self._writer = SegmentWriter(self.segments)
+            self._writer = SegmentWriter(self.segments, self._stage)
         return self._writer
 
     def _take_back(self, end: int) -> None:
@@ -172,7 +205,12 @@ class Ingest:
         tally = Tally()
         with transaction(self.db, self.lock) as db:
             outcomes = [self._row(db, item, place, tally) for item, place in zip(batch, places, strict=True)]
-            tally.write(db, now)
+            tally.write(db)
+            counts = self._counts + tally.counters
+            if now - self._counted_at >= self._count_seconds:
+                self._write_counts(db, counts, now)
+                counts = Counter()
+        self._counts = counts
         for item, outcome in zip(batch, outcomes, strict=True):
             if item.placed is not None:
                 item.placed.settle(outcome is not Outcome.DUPLICATE)
@@ -180,7 +218,7 @@ class Ingest:
 
     @staticmethod
     def _row(db: sqlite3.Connection, item: Incoming, place: tuple[str, int, int, int] | None, tally: Tally) -> Outcome:
-        header, digest = item.header, item.sha256.hex()
+        header, digest = item.header, item.digest.sha256()
         outcome, original = Outcome.STORED, None
         if place is None:
             tally.add(item, Outcome.DUPLICATE)
@@ -223,7 +261,7 @@ class Tally:
     """What a group adds to studies and counters, so that each is written once a group."""
 
     studies: dict[str, list[object]] = field(default_factory=dict)
-    counters: defaultdict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
+    counters: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     def add(self, item: Incoming, outcome: Outcome, key: str = "") -> None:
         self.counters[item.source, outcome.value] += 1
@@ -238,11 +276,10 @@ class Tally:
         else:
             row[5], row[6] = item.received_at, int(row[6]) + 1  # type: ignore[call-overload]
 
-    def write(self, db: sqlite3.Connection, now: float) -> None:
+    def write(self, db: sqlite3.Connection) -> None:
+        """The studies; counters are the caller's."""
         if self.studies:
             db.executemany(_STUDY, self.studies.values())
-        if self.counters:
-            db.executemany(_COUNT, [(ae, name, value, now) for (ae, name), value in self.counters.items()])
 
 
 class LargeObject:
@@ -250,7 +287,7 @@ class LargeObject:
 
     SYNC_EVERY = 32 << 20
 
-    def __init__(self, writer: SegmentWriter, source: str) -> None:
+    def __init__(self, writer: StreamWriter, source: str) -> None:
         self.writer = writer
         self.source = source
         self.data_offset = 0
@@ -273,7 +310,7 @@ class LargeObject:
         """Make the data durable, then the header that makes it a record."""
         length = self.writer.end - HEADER_SIZE
         self.writer.sync()
-        self.writer.write_at(0, pack_header(length, self.data_offset, item.received_at, item.sha256, item.source))
+        self.writer.write_at(0, pack_header(length, self.data_offset, item.received_at, item.digest.crc, item.source))
         self.writer.sync()
         return self.writer.name, HEADER_SIZE, length, self.data_offset
 

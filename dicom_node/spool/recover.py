@@ -5,19 +5,20 @@ Segments describe themselves (dicom_node.spool.segment), so spool.db can be lost
 
 from __future__ import annotations
 
-import hashlib
 import mmap
 import sqlite3
 import time
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from dicom_node.errors import StorageError
 from dicom_node.spool import part10
 from dicom_node.spool.database import WriteLock, connect, prepare_folder, transaction
+from dicom_node.spool.digest import Digest
 from dicom_node.spool.header import DataSetError, Header, scan
 from dicom_node.spool.ingest import Incoming, Ingest, Outcome, Tally
-from dicom_node.spool.segment import RecordHeader, abandoned, read_records
+from dicom_node.spool.segment import RecordHeader, abandoned, ends_empty, read_records
 
 MISSING_STUDY = "the data set names no Study or Series Instance UID"
 _LIST = "SELECT name FROM segments WHERE sealed=1"
@@ -76,7 +77,7 @@ def reindex(root: Path) -> RecoveryReport:
     db = connect(root)
     try:
         for path in segments:
-            _adopt(root, db, path, report)
+            _adopt(root, db, path, report, resync=True)
         _carry_labels(aside, db)
     finally:
         db.close()
@@ -102,12 +103,12 @@ def _carry_labels(aside: Path, db: sqlite3.Connection) -> None:
     db.executemany("INSERT OR REPLACE INTO labels VALUES(?,?,?,?,?)", rows)
 
 
-def _adopt(root: Path, db: sqlite3.Connection, path: Path, report: RecoveryReport) -> None:
+def _adopt(root: Path, db: sqlite3.Connection, path: Path, report: RecoveryReport, resync: bool = False) -> None:
     """Record what a segment holds beyond its last row, and seal it."""
     report.segments += 1
     start = db.execute(_END, (path.name,)).fetchone()[0] or 0
-    records = list(read_records(path, start))
-    if start == 0 and not records:
+    records = list(read_records(path, start, resync))
+    if start == 0 and not records and not resync:
         path.unlink()  # nothing whole was ever in it: an abandoned transfer, or a writer that never wrote
         report.removed += 1
         return
@@ -119,17 +120,26 @@ def _adopt(root: Path, db: sqlite3.Connection, path: Path, report: RecoveryRepor
                 with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped:
                     for record in records:
                         _adopt_record(db, path.name, mapped, record, tally, report)
-            tally.write(db, time.time())
+            tally.write(db)
+            _drop_reserve(path, max([start, *(r.offset + r.length for r in records)]))
             db.execute("INSERT OR REPLACE INTO segments(name, sealed) VALUES(?, 1)", (path.name,))
     finally:
         lock.close()
+
+
+def _drop_reserve(path: Path, end: int) -> None:
+    """Give back the space a writer had reserved but did not come to use; never anything that was written."""
+    if not ends_empty(path, end):
+        return
+    with open(path, "r+b") as file:
+        file.truncate(end)
 
 
 def _adopt_record(
     db: sqlite3.Connection, segment: str, mapped: mmap.mmap, record: RecordHeader, tally: Tally, report: RecoveryReport
 ) -> None:
     with memoryview(mapped)[record.offset : record.offset + record.length] as file:
-        if hashlib.sha256(file[record.data_offset :]).digest() != record.sha256:
+        if zlib.crc32(file[record.data_offset :]) != record.crc:
             report.erased += 1  # purged on purpose, or torn by the crash before anybody was promised it
             return
         item = _describe(file, record)
@@ -151,6 +161,8 @@ def _describe(file: memoryview, record: RecordHeader) -> Incoming:
     if not reason and not (header.study_uid and header.series_uid):
         reason = MISSING_STUDY
     length = record.length - record.data_offset
-    item = Incoming(header, meta.transfer_syntax, record.source, record.sha256, length, (), reason)
+    item = Incoming(
+        header, meta.transfer_syntax, record.source, Digest([file[record.data_offset :]]), length, (), reason
+    )
     item.received_at = record.received_at
     return item

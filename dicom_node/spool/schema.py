@@ -27,7 +27,7 @@ def m001_spool(db: Any) -> None:
              study_key TEXT PRIMARY KEY, study_uid TEXT NOT NULL, patient_id TEXT NOT NULL, accession TEXT NOT NULL,
              first_at REAL NOT NULL, last_at REAL NOT NULL, instances INTEGER NOT NULL, expected INTEGER,
              state TEXT NOT NULL, generation INTEGER NOT NULL, reason TEXT NOT NULL DEFAULT '') WITHOUT ROWID""",
-        "CREATE INDEX studies_state ON studies(state, last_at)",
+        "CREATE INDEX studies_state ON studies(state)",
         "CREATE INDEX studies_uid ON studies(study_uid)",
         "CREATE INDEX studies_accession ON studies(accession)",
         """CREATE TABLE labels(

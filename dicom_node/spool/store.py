@@ -29,6 +29,7 @@ from pathlib import Path
 from dicom_node.errors import InputError, StorageError
 from dicom_node.spool import part10, segment
 from dicom_node.spool.database import WriteLock, transaction
+from dicom_node.spool.digest import Digest
 from dicom_node.spool.header import DataSetError, scan, valid_uid
 from dicom_node.spool.ingest import Incoming, Ingest
 
@@ -177,14 +178,14 @@ class Spool:
         raw = data.read_bytes() if isinstance(data, Path) else data
         item = _from_file(raw, source)
         self._ingest.commit([item])
-        digest = item.sha256.hex()
+        digest = item.digest.sha256()
         return next(i for i in self.find(item.header.sop_uid) if i.sha256 == digest)
 
     def add_files(self, files: Iterable[bytes], *, source: str) -> list[StoredInstance]:
         """`add_file` for several at the cost of one commit."""
         items = [_from_file(raw, source) for raw in files]
         self._ingest.commit(items)
-        return [next(i for i in self.find(m.header.sop_uid) if i.sha256 == m.sha256.hex()) for m in items]
+        return [next(i for i in self.find(m.header.sop_uid) if i.sha256 == m.digest.sha256()) for m in items]
 
     # -- studies ------------------------------------------------------------------------------------------------------
 
@@ -323,6 +324,6 @@ def _from_file(raw: bytes, source: str) -> Incoming:
     reason = header.fault
     if not reason and not (valid_uid(header.study_uid) and valid_uid(header.series_uid)):
         reason = "the data set names no valid Study and Series Instance UID"
-    digest = hashlib.sha256(data).digest()
+    digest = Digest([data])
     chunks: Sequence[memoryview] = [data]
     return Incoming(header, meta.transfer_syntax, source, digest, len(data), chunks, reason)

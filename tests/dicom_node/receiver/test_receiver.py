@@ -124,6 +124,7 @@ def test_the_same_bytes_again_are_counted_and_other_bytes_are_kept_beside_and_fl
         assert (other.state, other.duplicate_of) == ("conflict", one_row.id)
         assert [i.id for i in spool.instances(one_row.study_key)] == [one_row.id], "a conflict is no part of the study"
         assert spool.study(one_row.study_key).instances == 1
+        time.sleep(1.8)
         peer = spool.stats().peers["TESTSCU"]
         assert (peer["stored"], peer["duplicate"], peer["conflict"]) == (1, 2, 1)
 
