@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import signal
@@ -9,14 +10,15 @@ import stat
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from anonymizer.engine import Deidentifier
 from anonymizer.errors import InputError, KeyFileError, OutputError
-from anonymizer.model import Outcome
+from anonymizer.model import Action, Outcome
 from anonymizer.pixelstep import default_pixel_step
 from anonymizer.profile import Profile
 
@@ -34,10 +36,18 @@ class Line:
     status: str
     reason: str
     sop_instance_uid: str = ""
-    actions: list[dict[str, str]] = field(default_factory=list)
+    actions: tuple[Action, ...] = ()
 
-    def json(self) -> dict[str, Any]:
-        return asdict(self)
+    def json(self) -> str:
+        """The line as JSON; ``actions`` is a list of {"tag", "keyword", "action", "rule"}."""
+        facts = {k: v for k, v in vars(self).items() if k != "actions"}
+        return f'{json.dumps(facts)[:-1]}, "actions": {_actions_json(self.actions)}}}'
+
+
+@lru_cache(maxsize=256)
+def _actions_json(actions: tuple[Action, ...]) -> str:
+    """The same for every instance of a series, hence remembered."""
+    return json.dumps([a._asdict() for a in actions])
 
 
 @dataclass(frozen=True)
@@ -193,8 +203,9 @@ class Worker:
         if outcome.status == "ok" and outcome.parts is not None:
             self._write(target, outcome.parts)
             written = str(target)
-        actions = [{"tag": a.tag, "keyword": a.keyword, "action": a.action} for a in outcome.actions]
-        return Line(str(source), written, outcome.status, outcome.reason, outcome.sop_instance_uid, actions)
+        return Line(
+            str(source), written, outcome.status, outcome.reason, outcome.sop_instance_uid, tuple(outcome.actions)
+        )
 
     def _write(self, target: Path, parts: list[bytes | memoryview]) -> None:
         try:
@@ -206,11 +217,11 @@ class Worker:
             try:
                 _write_all(handle, parts)
             except BaseException:
-                os.unlink(partial)
+                partial.unlink()
                 raise
             finally:
                 os.close(handle)
-            os.replace(partial, target)
+            partial.replace(target)
         except OSError as error:
             raise OutputError(
                 f"{target} cannot be written ({error.strerror}); make room or name another --out."

@@ -68,7 +68,7 @@ def _run(job: Job, pairs: list[tuple[Path, Path]], workers: int, report: Path) -
 
         def each(line: Line) -> None:
             counts[line.status] += 1
-            handle.write(json.dumps(line.json()) + "\n")
+            handle.write(line.json() + "\n")
             progress.step()
 
         run(job, pairs, workers, each)

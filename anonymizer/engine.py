@@ -31,6 +31,10 @@ _WITHHELD = {
 }
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 
+_TEXT_ALWAYS = frozenset(["US", "IVUS", "SC", "OT", "DOC", "ECG"])
+_TEXT_OFTEN = frozenset("CR DX MG XA RF IO PX ES XC OP GM SM HC DG LS TG BI EC".split())  # noqa: SIM905 - reads better
+    ["CR", "DX", "MG", "XA", "RF", "IO", "PX", "ES", "XC", "OP", "GM", "SM", "HC", "DG", "LS", "TG", "BI", "EC"]
+)
 PixelStep = Callable[[bytes], tuple[bytes | None, str]]
 
 
@@ -90,7 +94,7 @@ class Deidentifier:
                     rewriter = Rewriter(file, self.profile, self.pseudonyms, self._planners)
                     cleaned_pixels = True
         outcome = Outcome("quarantined" if reason else "ok", reason)
-        sop_uid, study_uid = rewriter.top_text(0x00080018), rewriter.top_text(0x0020000D)
+        sop_uid, study_uid = rewriter.sop_uid, rewriter.top_text(0x0020000D)
         if not sop_uid:
             raise Malformed("The object has no SOP Instance UID.")
         outcome.sop_instance_uid = self.uid(sop_uid)
@@ -111,10 +115,15 @@ class Deidentifier:
             return True
         if rw.top_number(0x00280100) == 1:
             return False
-        kinds = rw.top_text(0x00080008).upper()
+        kinds, modality = rw.top_text(0x00080008).upper(), rw.top_text(0x00080060).upper()
         if rw.sop_class.startswith(_SECONDARY_CAPTURE) and rw.sop_class[len(_SECONDARY_CAPTURE) :][:1] in ("", "."):
             return True
-        return "SCREEN SAVE" in kinds or "SCREENSAVE" in kinds or rw.top_text(0x00080060) in ("US", "IVUS", "SC", "OT")
+        if "SCREEN SAVE" in kinds or "SCREENSAVE" in kinds or modality in _TEXT_ALWAYS:
+            return True
+        return modality in _TEXT_OFTEN and self.profile.pixels == "clean" and not self._trusted(rw)
+
+    def _trusted(self, rw: Rewriter) -> bool:
+        return self.profile.trust_burned_in_no and rw.top_text(0x00280301).upper() == "NO"
 
 
 def _withheld(rw: Rewriter) -> str:
@@ -153,7 +162,7 @@ def finish(outcome: Outcome, rw: Rewriter, parts: list[bytes | memoryview]) -> N
     outcome.actions = rw.actions()
     outcome.facts = facts(rw, outcome, offset)
     allowed = rw.private.kept_creators
-    header = b"".join(small)
+    header = b"".join(small).lower()
     for creator in allowed:
         header = header.replace(creator, b"")
     left = residual(meta[128:] + header, streams, rw.values.identity, rw.values.uids)

@@ -11,56 +11,12 @@ from anonymizer.words import common_words, fold, spellings
 _CJK = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff]")
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)?")
 _TITLES = frozenset(
-    [
-        "dr",
-        "md",
-        "prof",
-        "mr",
-        "mrs",
-        "ms",
-        "miss",
-        "jr",
-        "sr",
-        "ii",
-        "iii",
-        "iv",
-        "rn",
-        "rt",
-        "phd",
-        "md",
-        "do",
-        "herr",
-        "frau",
-        "dipl",
-        "med",
-        "von",
-        "van",
-        "de",
-        "der",
-        "la",
-        "le",
-        "du",
-    ]
+    {"dr", "md", "prof", "mr", "mrs", "ms", "miss", "jr", "sr", "ii", "iii", "iv", "rn", "rt", "phd"}
+    | {"do", "herr", "frau", "dipl", "med", "von", "van", "de", "der", "la", "le", "du"}
 )
 _NO_NAME = frozenset(
-    [
-        "anonymous",
-        "anonymized",
-        "anon",
-        "anonymised",
-        "unknown",
-        "none",
-        "patient",
-        "test",
-        "phantom",
-        "na",
-        "null",
-        "unnamed",
-        "removed",
-        "no",
-        "name",
-        "noname",
-    ]
+    {"anonymous", "anonymized", "anon", "anonymised", "unknown", "none", "patient", "test", "phantom", "na"}
+    | {"null", "unnamed", "removed", "no", "name", "noname"}
 )
 
 

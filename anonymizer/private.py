@@ -5,17 +5,13 @@ An attribute is known by its creator, group and low byte; the block number, whic
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from anonymizer.plan import BULK, NUMBERS, TEXT, Planner, Step
 from anonymizer.profile import Profile
 from anonymizer.tables import safe_private
 from anonymizer.walk import Element
 
-if TYPE_CHECKING:
-    Blocks = dict[tuple[int, int], tuple[str, bool]]
-
-_REMOVED = Step("remove", "X", "a private attribute that no safe list names", "")
+_CREATOR = Step("keep", "K", "creator of a safe private block", "")
+REMOVED = Step("remove", "X", "a private attribute that no safe list names", "")
 
 
 class PrivateBlocks:
@@ -25,44 +21,49 @@ class PrivateBlocks:
         self.kept_creators: set[bytes] = set()
         self.level = profile.private if "safe_private" in profile.options else "none"
 
-    def blocks(self, elements: list[Element], data: memoryview) -> Blocks | None:
-        """{(group, block): (creator, some element of it is kept)} of one data set; None when nothing private is kept."""
+    def kept(self, elements: list[Element], data: memoryview, plan: Planner) -> dict[int, Step]:
+        """{tag: step} of one data set's private elements that are kept; any other goes."""
         if self.level == "none":
-            return None
-        found: Blocks = {}
+            return {}
         table = safe_private()
+        creators: dict[int, tuple[int, str]] = {}
+        kept: dict[int, Step] = {}
         for tag, _, _, start, stop, _ in elements:
-            if tag >> 16 & 1 and 0x10 <= tag & 0xFFFF <= 0xFF and stop - start <= 64:
+            if tag & 0x10000 and 0x10 <= tag & 0xFFFF <= 0xFF and stop - start <= 64:
                 name = bytes(data[start:stop]).strip(b" \0").decode("latin-1")
-                found[tag >> 16, tag & 0xFFFF] = (name, False)
-        for tag, *_ in elements:
-            if tag >> 16 & 1 and tag & 0xFFFF > 0xFF:
-                key = (tag >> 16, tag >> 8 & 0xFF)
-                name = found.get(key, ("", False))[0]
-                if self._safe(table.get(name, {}).get((tag >> 16) << 8 | tag & 0xFF)):
-                    found[key] = (name, True)
-                    self.kept_creators.add(name.encode("latin-1"))
-        return found
+                if name in table:
+                    creators[tag >> 16 << 8 | tag & 0xFF] = (tag, name)
+        if not creators:
+            return {}
+        for el in elements:
+            tag = el[0]
+            if tag & 0x10000 and tag & 0xFFFF > 0xFF:
+                creator = creators.get(tag >> 16 << 8 | tag >> 8 & 0xFF)
+                if creator is not None:
+                    self._one(el, creator, table[creator[1]], plan, kept)
+        return kept
+
+    def _one(
+        self,
+        el: Element,
+        creator: tuple[int, str],
+        rows: dict[int, tuple[bytes, bool]],
+        plan: Planner,
+        kept: dict[int, Step],
+    ) -> None:
+        tag = el[0]
+        row = rows.get((tag >> 16) << 8 | tag & 0xFF)
+        if row is None or not self._safe(row):
+            return
+        handler = self._handler(el[1], row[0], plan)
+        if handler == "remove":
+            return
+        kept[tag] = Step(handler, "C", f"safe private attribute of {creator[1]}", "")
+        kept[creator[0]] = _CREATOR
+        self.kept_creators.add(creator[1].encode("latin-1").lower())
 
     def _safe(self, row: tuple[bytes, bool] | None) -> bool:
         return row is not None and (row[1] or self.level == "knowledge-base")
-
-    def step(self, el: Element, blocks: Blocks | None, plan: Planner) -> Step:
-        """The decision for one private element."""
-        tag, vr = el[0], el[1]
-        if blocks is None:
-            return _REMOVED
-        if 0x10 <= tag & 0xFFFF <= 0xFF:
-            used = blocks.get((tag >> 16, tag & 0xFFFF), ("", False))[1]
-            return Step("keep", "K", "creator of a safe private block", "") if used else _REMOVED
-        name = blocks.get((tag >> 16, tag >> 8 & 0xFF), ("", False))[0]
-        row = safe_private().get(name, {}).get((tag >> 16) << 8 | tag & 0xFF)
-        if row is None or not self._safe(row):
-            return _REMOVED
-        handler = self._handler(vr, row[0], plan)
-        if handler == "remove":
-            return Step("remove", "X", "a private attribute whose content cannot be read", "")
-        return Step(handler, "C", f"safe private attribute of {name}", "")
 
     def _handler(self, vr: bytes, listed: bytes, plan: Planner) -> str:
         if vr == b"UN":

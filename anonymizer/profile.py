@@ -32,7 +32,7 @@ OPTIONS = {  # in the order in which they override each other; codes of CID 7050
     "institution": ("113112", "Retain Institution Identity Option"),
 }
 _FALLBACK = {"Z/D": "ZD", "X/Z": "XZ", "X/D": "XD", "X/Z/D": "XZD", "X/Z/U*": "XZU"}
-_SETTINGS = {"name", "base", "options", "private", "pixels", "issuer_matters", "actions"}
+_SETTINGS = {"name", "base", "options", "private", "pixels", "issuer_matters", "trust_burned_in_no", "actions"}
 
 
 class Rule(NamedTuple):
@@ -53,15 +53,18 @@ class Profile:
         private: str = "none",
         pixels: str = "withhold",
         issuer_matters: bool = False,
+        trust_burned_in_no: bool = False,
     ) -> None:
         self.name, self.options, self.actions = name, options, actions
         self.private, self.pixels, self.issuer_matters = private, pixels, issuer_matters
+        self.trust_burned_in_no = trust_burned_in_no
         self.edition = str(table_e1_1()["edition"])
         self._rows: dict[str, dict[str, str]] = table_e1_1()["rows"]
         self.rule = lru_cache(maxsize=16384)(self._rule)
 
     def __reduce__(self) -> tuple[object, ...]:
-        return Profile, (self.name, self.options, self.actions, self.private, self.pixels, self.issuer_matters)
+        settings = (self.private, self.pixels, self.issuer_matters, self.trust_burned_in_no)
+        return Profile, (self.name, self.options, self.actions, *settings)
 
     def row(self, tag: int) -> tuple[str, dict[str, str]] | None:
         """(key, row) of Table E.1-1 for a tag, repeating groups included; None when the table does not list it."""
@@ -158,6 +161,7 @@ def load_profile(name: str | Path) -> Profile:
         _choice(path, document, "private", base.private, ("none", "dicom", "knowledge-base")),
         _choice(path, document, "pixels", base.pixels, ("withhold", "clean", "trust")),
         bool(document.get("issuer_matters", base.issuer_matters)),
+        bool(document.get("trust_burned_in_no", base.trust_burned_in_no)),
     )
 
 

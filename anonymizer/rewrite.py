@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 from anonymizer.charset import Charset, charset
@@ -14,13 +15,13 @@ from anonymizer.errors import TooLarge
 from anonymizer.identity import Source, identity
 from anonymizer.model import Action
 from anonymizer.plan import PATIENT_ID, PATIENT_NAME, Planner, Step
-from anonymizer.private import PrivateBlocks
+from anonymizer.private import REMOVED, PrivateBlocks
 from anonymizer.profile import OPTIONS, Profile
 from anonymizer.pseudonym import Pseudonyms
 from anonymizer.stream import clean_fragments, clean_native
 from anonymizer.tables import keyword
 from anonymizer.values import KEEP, Values, padded
-from anonymizer.walk import ITEM, ITEM_END, PIXEL_DATA, SEQUENCE_END, UNDEFINED, Element, File, Fragments, Items
+from anonymizer.walk import ITEM, ITEM_END, SEQUENCE_END, UNDEFINED, Element, File, Fragments, Items
 
 Part = bytes | memoryview
 _ASCII = Charset(("",))
@@ -35,6 +36,7 @@ class Rewriter:
         self.data = memoryview(file.walker.data)
         self.top = {el[0]: el for el in reversed(file.elements)}
         self.sop_class = self.top_text(0x00080016) or file.meta.get(0x00020002, b"").strip(b" \0").decode("latin-1")
+        self.sop_uid = self.top_text(0x00080018) or file.meta.get(0x00020003, b"").strip(b" \0").decode("latin-1")
         self.plan = planners.get(self.sop_class) or planners.setdefault(
             self.sop_class, Planner(profile, self.sop_class)
         )
@@ -142,7 +144,7 @@ class Rewriter:
         out: list[Part] = []
         data, done, replaced = self.data, self.done, {tag for tag, _ in additions}
         run_start = run_end = -1
-        blocks = self.private.blocks(elements, data) if any(el[0] >> 16 & 1 for el in elements) else None
+        private = self.private.kept(elements, data, self.plan)
         for el in elements:
             tag = el[0]
             while additions and additions[0][0] < tag:
@@ -153,8 +155,8 @@ class Rewriter:
             if tag in replaced:
                 treated: Any = None
             else:
-                step = self.private.step(el, blocks, self.plan) if tag >> 16 & 1 else self.plan.step(tag, el[1], parent)
-                treated = self._treat(el, step, chars, explicit)
+                step = private.get(tag, REMOVED) if tag & 0x10000 else self.plan.step(tag, el[1], parent)
+                treated = None if parent and step.handler == "pixels" else self._treat(el, step, chars, explicit)
                 if tag not in done or treated is not KEEP:
                     done[tag] = step
             if treated is KEEP:
@@ -255,6 +257,8 @@ class Rewriter:
             (0x00120063, b"LO", f"{METHOD} {self.profile.edition} {self.profile.name}"[:64].encode()),
             (0x00280303, b"CS", modified.encode()),
         ]
+        if 0x00080018 not in self.top:
+            made.append((0x00080018, b"UI", self.values.pseudonyms.uid(self.sop_uid).encode()))
         if PATIENT_NAME not in self.top:
             made.append((PATIENT_NAME, b"PN", patient))
         if PATIENT_ID not in self.top:
@@ -283,8 +287,9 @@ class Rewriter:
 
     def actions(self) -> list[Action]:
         """What was done, one entry for each attribute met."""
-        return [Action(f"{tag:08X}", keyword(tag), step.action, step.why) for tag, step in sorted(self.done.items())]
+        return [_action(tag, step) for tag, step in sorted(self.done.items())]
 
-    @property
-    def pixel_element(self) -> Element | None:
-        return self.top.get(PIXEL_DATA)
+
+@lru_cache(maxsize=65536)
+def _action(tag: int, step: Step) -> Action:
+    return Action(f"{tag:08X}", keyword(tag), step.action, step.why)

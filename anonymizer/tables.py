@@ -57,11 +57,14 @@ def dictionary_vr(tag: int) -> bytes:
         return b""
 
 
+@lru_cache(maxsize=65536)
 def keyword(tag: int) -> str:
     """The attribute's keyword, "" for private and unknown attributes."""
     entry = DicomDictionary.get(tag)
     if entry is not None:
         return entry[4]
+    if tag >> 16 & 1:
+        return ""
     try:
         return dictionary_keyword(tag)
     except KeyError:

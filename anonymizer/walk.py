@@ -23,29 +23,8 @@ ITEM, ITEM_END, SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 PIXEL_DATA = 0x7FE00010
 LONG = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"))
 SHORT = frozenset(
-    (
-        b"AE",
-        b"AS",
-        b"AT",
-        b"CS",
-        b"DA",
-        b"DS",
-        b"DT",
-        b"FD",
-        b"FL",
-        b"IS",
-        b"LO",
-        b"LT",
-        b"PN",
-        b"SH",
-        b"SL",
-        b"SS",
-        b"ST",
-        b"TM",
-        b"UI",
-        b"UL",
-        b"US",
-    )
+    {b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FD", b"FL", b"IS", b"LO"}
+    | {b"LT", b"PN", b"SH", b"SL", b"SS", b"ST", b"TM", b"UI", b"UL", b"US"}
 )
 IMPLICIT, EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
 DEFLATED, BIG_ENDIAN = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2"
@@ -146,7 +125,7 @@ class Walker:
     def _nested(
         self, tag: int, vr: bytes, value: int, length: int, end: int, depth: int, explicit: bool
     ) -> tuple[Any, int]:
-        if tag == PIXEL_DATA and length == UNDEFINED and depth == 0:
+        if tag == PIXEL_DATA and length == UNDEFINED:
             return self._fragments(value, end)
         undefined = length == UNDEFINED
         if not undefined and value + length > end:
@@ -239,7 +218,7 @@ def open_file(data: bytes | memoryview) -> File:
         data, pos = inflate(data[pos:]), 0
     walker = Walker(data, syntax != IMPLICIT, syntax != BIG_ENDIAN)
     elements = walker.walk(pos)
-    if not elements or not any(dictionary_vr(el[0]) for el in elements):
+    if not elements or not (meta or any(dictionary_vr(el[0]) for el in elements)):
         raise NotDicom("No DICOM attribute was found: this is not a DICOM file.")
     return File(syntax, meta, walker, elements, deflated)
 

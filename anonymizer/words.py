@@ -1,6 +1,5 @@
 """Folds text for comparison and knows which words are clinical, which are people's names, and which honour a discoverer."""
 
-# ruff: noqa: E501 - patterns and word lists read better whole
 from __future__ import annotations
 
 import re
