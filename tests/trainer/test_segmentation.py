@@ -12,6 +12,7 @@ import numpy as np
 import pydicom
 import pytest
 import torch
+from pydicom.sr.codedict import codes
 from typer.testing import CliRunner
 
 from dicom_node.records import Catalogue, InstanceRecord, LabelRecord, StudyRecord
@@ -69,6 +70,33 @@ def test_labels_that_cannot_be_trusted_are_told(tmp_path: Path) -> None:
     (tmp_path / "x.dcm").write_bytes(b"no")
     with pytest.raises(LabelError, match="not a readable DICOM segmentation"):
         read_segmentation(tmp_path / "x.dcm", volume.stack, "", CLASSES)
+
+
+@needs_data
+def test_overlapping_or_doubled_segments_are_refused(tmp_path: Path) -> None:
+    volume = read_volume(files())
+    sources = sorted((read_header(f) for f in files()), key=lambda d: float(d.ImagePositionPatient[2]))
+    category, kind = codes.SCT.AnatomicalStructure, codes.SCT.Hippocampus
+    masks = np.zeros((len(sources), 47, 36, 2), np.uint8)
+    masks[5, 10:20, 10:20, 0] = masks[5, 15:25, 10:20, 1] = 1
+
+    def write(name: str, labels: list[str]) -> Path:
+        segments = [hd.seg.SegmentDescription(n, label, category, kind, "MANUAL") for n, label in enumerate(labels, 1)]
+        uid = hd.UID
+        seg = hd.seg.Segmentation(sources, masks, "BINARY", segments, uid(), 1, uid(), 1, "m", "m", "1", "1")
+        seg.save_as(tmp_path / name)
+        return tmp_path / name
+
+    with pytest.raises(LabelError, match="overlapping segments"):
+        read_segmentation(write("a.dcm", CLASSES[1:]), volume.stack, "", CLASSES)
+    with pytest.raises(LabelError, match="two segments of one class"):
+        read_segmentation(write("b.dcm", [CLASSES[1], CLASSES[1]]), volume.stack, "", CLASSES)
+    with pytest.raises(LabelError, match="none of the classes"):
+        read_segmentation(write("c.dcm", [CLASSES[1], "Amygdala"]), volume.stack, "", CLASSES)
+    by_code = ["background", f"SCT:{kind.value}"]
+    masks[..., 1] = 0
+    with pytest.raises(LabelError, match="two segments of one class"):
+        read_segmentation(write("d.dcm", ["left", "right"]), volume.stack, "", by_code)
 
 
 @pytest.mark.parametrize("spacing", [None, 1.0, 0.7, 1.4])
