@@ -32,7 +32,7 @@ _WITHHELD = {
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 
 _TEXT_ALWAYS = frozenset(["US", "IVUS", "SC", "OT", "DOC", "ECG"])
-_TEXT_OFTEN = frozenset("CR DX MG XA RF IO PX ES XC OP GM SM HC DG LS TG BI EC".split())  # noqa: SIM905 - reads better
+_TEXT_OFTEN = frozenset(
     ["CR", "DX", "MG", "XA", "RF", "IO", "PX", "ES", "XC", "OP", "GM", "SM", "HC", "DG", "LS", "TG", "BI", "EC"]
 )
 PixelStep = Callable[[bytes], tuple[bytes | None, str]]
