@@ -19,7 +19,6 @@ from typing import Any
 from anonymizer.engine import Deidentifier
 from anonymizer.errors import InputError, KeyFileError, OutputError
 from anonymizer.model import Action, Outcome
-from anonymizer.pixelstep import default_pixel_step
 from anonymizer.profile import Profile
 
 CHUNK = 16
@@ -57,7 +56,6 @@ class Job:
     profile: Profile
     key: bytes = field(repr=False)
     uid_root: str = "2.25"
-    look_at_pixels: bool = True
 
 
 def load_key(path: Path | None) -> bytes:
@@ -175,8 +173,7 @@ class Worker:
     """One process's share: reads, de-identifies, writes whole files or none."""
 
     def __init__(self, job: Job) -> None:
-        step = default_pixel_step() if job.look_at_pixels and job.profile.pixels == "clean" else None
-        self.deid = Deidentifier(job.profile, job.key, job.uid_root, pixel_step=step)
+        self.deid = Deidentifier(job.profile, job.key, job.uid_root)
         self._folders: set[Path] = set()
 
     def line(self, source: Path, target: Path) -> Line:

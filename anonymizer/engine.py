@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import mmap
 import struct
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from anonymizer.errors import InputError, Malformed, PixelError
-from anonymizer.model import Outcome
+from anonymizer.model import Outcome, PixelStep
+from anonymizer.pixelstep import clean_picture
 from anonymizer.plan import Planner
 from anonymizer.profile import Profile
 from anonymizer.pseudonym import Pseudonyms
 from anonymizer.rewrite import Rewriter
 from anonymizer.verify import residual
-from anonymizer.walk import DEFLATED, PIXEL_DATA, File, Fragments, deflate, open_file
+from anonymizer.walk import DEFLATED, PIXEL_DATA, Fragments, deflate, open_file
 
 IMPLEMENTATION_UID = b"2.25.226371548172338217265138715837492016523"
 IMPLEMENTATION_NAME = b"FEDPACS_0.1"
@@ -35,20 +35,21 @@ _TEXT_ALWAYS = frozenset(["US", "IVUS", "SC", "OT", "DOC", "ECG"])
 _TEXT_OFTEN = frozenset(
     ["CR", "DX", "MG", "XA", "RF", "IO", "PX", "ES", "XC", "OP", "GM", "SM", "HC", "DG", "LS", "TG", "BI", "EC"]
 )
-PixelStep = Callable[[bytes], tuple[bytes | None, str]]
 
 
 class Deidentifier:
     """De-identifies objects under one profile and key; safe to use again and again, not from several threads at once.
 
     ``pixel_step`` takes the bytes of an object whose picture may hold text and gives (the bytes with a clean picture, "")
-    or (None, the reason); without one such objects are quarantined (profile setting ``pixels = "withhold"``).
+    or (None, the reason); by default the one shipped here, or none under a profile with ``pixels = "withhold"``, which
+    quarantines such objects.
     """
 
     def __init__(
         self, profile: Profile, key: bytes, uid_root: str = "2.25", pixel_step: PixelStep | None = None
     ) -> None:
-        self.profile, self.pseudonyms, self.pixel_step = profile, Pseudonyms(key, uid_root), pixel_step
+        self.profile, self.pseudonyms = profile, Pseudonyms(key, uid_root)
+        self.pixel_step = pixel_step or (clean_picture if profile.pixels == "clean" else None)
         self._planners: dict[str, Planner] = {}
 
     def patient_pseudonym(self, patient_id: str, issuer: str = "") -> str:
@@ -235,6 +236,3 @@ def read(path: Path) -> bytes | memoryview:
             handle.seek(0)
             return handle.read()
         return memoryview(mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ))
-
-
-__all__ = ["Deidentifier", "File", "PixelStep", "read"]

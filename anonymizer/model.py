@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
+
+PixelStep = Callable[[bytes], tuple[bytes | None, str]]
 
 
 class Action(NamedTuple):
