@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 
+from anonymizer.model import PixelStep
+
 
 def clean_picture(data: bytes) -> tuple[bytes | None, str]:
     """(the object with burned-in text covered, "") or (None, why it must be withheld)."""
@@ -24,3 +26,8 @@ def clean_picture(data: bytes) -> tuple[bytes | None, str]:
     out = io.BytesIO()
     ds.save_as(out, enforce_file_format=False)
     return out.getvalue(), ""
+
+
+def default_pixel_step() -> PixelStep:
+    """The step shipped with the anonymizer."""
+    return clean_picture
