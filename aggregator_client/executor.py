@@ -22,6 +22,7 @@ from typing import Any
 
 from aggregator_client import messages
 from aggregator_client.approvals import require_approved
+from aggregator_client.contract import require_ready
 from aggregator_client.egress import EgressGate
 from aggregator_client.errors import MessageError, RefusedError
 from aggregator_client.invitations import Invitation
@@ -94,7 +95,7 @@ class Executor:
         return context, request
 
     def _answer(self, context: Context, request: Message, digest: str) -> tuple[Message | bytes, Mapping[str, Any]]:
-        project = require_approved(self.config, context.project_digest)
+        project = require_approved(self.config, context.project_digest, str(request.header.get("name", "")))
         document, run = project.document, str(request.header.get("run", ""))
         if is_paused(self.config):
             raise RefusedError(f"{self.site} is paused by its administrator: the round goes on without it.")
@@ -102,13 +103,17 @@ class Executor:
             raise RefusedError(
                 f"Round {context.round} is none of the {document.rounds} rounds this hospital approved: it is not done."
             )
+        require_ready(self.config, document)
         kept = self.ledger.answered(context.project_digest, run, context.round, context.kind, digest)
         if kept is not None:
             self.report(event="repeated", round=context.round)
             return kept, {}
+        require_ready(self.config, document)
         deadline = min(float(request.header.get("deadline_s", document.deadline_s)), document.deadline_s)
         job = _Job(self, document, context, run, request, deadline)
-        return job.run({**self._head(context, digest)}), document.privacy.model_dump(mode="json")
+        answer = job.run({**self._head(context, digest)})
+        require_approved(self.config, context.project_digest, document.name)  # it may have been withdrawn meanwhile
+        return answer, document.privacy.model_dump(mode="json")
 
     def _head(self, context: Context, request: str) -> dict[str, Any]:
         return {
@@ -195,7 +200,7 @@ class _Job:
             cache=storage.federation / "cache",
             network=document.network,
             task=document.task,
-            cohort=document.cohort.model_dump(mode="json"),
+            cohort=document.cohort_rule.model_dump(mode="json"),
             split_salt=document.split.salt,
             evaluate_on="validation",
             evaluate_first=self.context.kind == "train",

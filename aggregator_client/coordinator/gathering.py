@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from aggregator_client import messages
+from aggregator_client.coordinator import receipts
 from aggregator_client.coordinator.rounds import Gather, Terms, Verdict
 from aggregator_client.coordinator.state import RunFacts, RunState, SiteFacts
 from aggregator_client.coordinator.strategies import Strategy, Update
@@ -67,6 +68,7 @@ class Gathering:
         header = {
             "v": VERSION,
             "kind": self.kind,
+            "name": document.name,
             "run": self.run.facts.id,
             "round": self.number,
             "rounds": document.rounds,
@@ -135,6 +137,8 @@ class Gathering:
             if self.kind == "train":
                 update = as_update(site, answer)
                 self.run.strategy.check(update, self.model)
+            receipts.keep(self.run.state.folder, blob)
+            if self.kind == "train":
                 self.run.state.keep_update(self.number, site, answer)
         except (FederationError, TrainerError) as error:
             self._refuse(site, str(error), "failed", len(blob))
