@@ -8,7 +8,8 @@
     ├── BundleError                5   a network or bundle is not installed or not allowed here
     ├── CacheError                 7   the tensor cache cannot be written (disk full, folder not writable)
     ├── CohortError                9   fewer labelled studies than the work needs
-    └── DivergedError              9   the loss became NaN or infinite
+    ├── DivergedError              9   the loss became NaN or infinite
+    └── MemoryLimitError           7   the device's memory is too small for the network
 
 Every message is one sentence that names what is wrong, where, and how to mend it. Instances are named by their
 de-identified SOP Instance UID, never by anything of the identified side.
@@ -53,3 +54,7 @@ class CohortError(TrainerError):
 
 class DivergedError(TrainerError):
     exit_code = 9
+
+
+class MemoryLimitError(TrainerError):
+    exit_code = 7

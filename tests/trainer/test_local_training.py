@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from trainer import networks, weights
-from trainer.errors import CohortError, DivergedError
+from trainer.errors import CohortError, DivergedError, MemoryLimitError
 from trainer.evaluation.classification import macro_auc, predict
 from trainer.local import training
 from trainer.local.algorithms import FedProx, Scaffold, choose
@@ -212,3 +212,34 @@ def test_augmentation_moves_masks_with_their_images_and_keeps_the_scale(strength
     )
     same = augment_pair(images, masks, "none", torch.Generator())
     assert same[0] is images and same[1] is masks
+
+
+class Small(torch.nn.Module):
+    """A device whose memory holds at most `room` images at once."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.room = room
+        self.head = torch.nn.Linear(256, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if len(x) > self.room:
+            raise torch.OutOfMemoryError("out of memory")
+        return self.head(x.flatten(1))
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+def test_out_of_memory_makes_smaller_batches_with_the_same_gradients_and_is_said(weighted: bool) -> None:
+    samples = blobs(48)
+    local = LocalSpec(epochs=2, batch=24, augment="none", class_weighted=weighted)
+    results, events = [], []
+    for room in (24, 7):
+        torch.manual_seed(0)
+        model = Small(room)
+        training.train(model, samples, local, classes=2, seed=0, report=events.append)
+        results.append(model.head.weight.detach().clone())
+    assert torch.allclose(results[0], results[1], atol=1e-5)
+    said = [e for e in events if e["event"] == "smaller-batch"]
+    assert [e["parts"] for e in said] == [2, 4]
+    with pytest.raises(MemoryLimitError, match="even for two images"):
+        training.train(Small(1), samples, local, classes=2, seed=0)

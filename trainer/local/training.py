@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from trainer.errors import CohortError, DivergedError
+from trainer.errors import CohortError, DivergedError, MemoryLimitError
 from trainer.local.algorithms import LocalAlgorithm
 from trainer.local.augment import augment, augment_pair
 from trainer.local.checkpoint import Checkpoints, Progress
@@ -77,7 +77,7 @@ def train(
 ) -> Trained:
     """Fit `model` in place. Deterministic with a seed on one machine and thread count.
 
-    Errors: CohortError with fewer than two samples; DivergedError when the loss is not finite.
+    Errors: CohortError with fewer than two samples; DivergedError when the loss is not finite; MemoryLimitError.
     """
     if len(samples) < 2:
         raise CohortError(
@@ -87,40 +87,30 @@ def train(
     algorithm = algorithm or LocalAlgorithm()
     torch.manual_seed(seed)
     model.to(device).train()
-    weights = (
-        class_weights(samples.class_counts(classes)).to(device) if local.class_weighted and not samples.masks else None
-    )
+    balanced = local.class_weighted and not samples.masks
+    weights = class_weights(samples.class_counts(classes)).to(device) if balanced else None
     optimizer = make_optimizer(model, local)
     algorithm.begin(model, local)
     progress = Progress.start(seed, total_steps(len(samples), local))
     if checkpoints is not None:
         progress = checkpoints.resume(model, optimizer, algorithm, progress) or progress
+    backward = Backward(model, weights, local.label_smoothing, report)
     waited = 0.0
     while progress.step < progress.total:
-        order = progress.epoch_rows(len(samples), local.batch)
-        for rows in order[progress.at :]:
+        for rows in progress.epoch_rows(len(samples), local.batch)[progress.at :]:
             _set_lr(optimizer, local, progress.step / progress.total)
             before = time.monotonic()
-            images, labels = (part.to(device, non_blocking=True) for part in samples.batch(rows))
-            if samples.masks:
-                images, labels = augment_pair(images, labels, local.augment, progress.generator)
-            else:
-                images = augment(images, local.augment, progress.generator)
+            images, labels = _batch(samples, rows, local.augment, progress.generator, device)
             waited += time.monotonic() - before
-            loss = loss_of(model(images), labels, weights, local.label_smoothing)
-            _check_finite(loss, progress.step)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            loss = backward(images, labels, progress.step)
             algorithm.adjust_gradients(model)  # proximal term, control variates
             nn.utils.clip_grad_norm_(model.parameters(), 5.0)
             optimizer.step()
-            progress.advance(float(loss.detach()))
+            progress.advance(loss)
             if checkpoints is not None:
                 checkpoints.maybe_save(model, optimizer, algorithm, progress)
             if report is not None:
-                report(
-                    {"event": "step", "step": progress.step, "steps": progress.total, "loss": round(progress.last, 5)}
-                )
+                report({"event": "step", "step": progress.step, "steps": progress.total, "loss": round(loss, 5)})
             if progress.step >= progress.total:
                 break
         else:
@@ -128,6 +118,62 @@ def train(
     state = algorithm.finish(model, progress.step)  # SCAFFOLD's new control variate
     seconds = time.monotonic() - started
     return Trained(len(samples), progress.step, progress.mean_loss, seconds, waited / max(seconds, 1e-9), state)
+
+
+def _batch(
+    samples: Samples, rows: np.ndarray, strength: str, generator: torch.Generator, device: torch.device | str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """One augmented batch on the device."""
+    images, labels = (part.to(device, non_blocking=True) for part in samples.batch(rows))
+    if samples.masks:
+        return augment_pair(images, labels, strength, generator)
+    return augment(images, strength, generator), labels
+
+
+class Backward:
+    """Forward and backward of one batch, in as many parts as the memory asks for.
+
+    When the device runs out of memory the parts are halved, for good, and it is said in a report; each part's loss is
+    weighed so that the gradients add up to the whole batch's (exactly so for networks without BatchNorm).
+    """
+
+    def __init__(self, model: nn.Module, weights: torch.Tensor | None, smoothing: float, report: Report | None) -> None:
+        self.model, self.weights, self.smoothing, self.report = model, weights, smoothing, report
+        self.parts = 1
+
+    def __call__(self, images: torch.Tensor, labels: torch.Tensor, step: int) -> float:
+        """Leave the gradients in the model and return the loss. Errors: DivergedError, MemoryLimitError."""
+        while True:
+            try:
+                return self._run(images, labels, step)
+            except torch.OutOfMemoryError as err:
+                self.parts *= 2
+                if len(images) // self.parts < 2:
+                    raise MemoryLimitError(
+                        "the device has too little memory even for two images at once;"
+                        " choose a smaller network or image size"
+                    ) from err
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            if self.report is not None:
+                self.report({"event": "smaller-batch", "parts": self.parts, "images": len(images) // self.parts})
+
+    def _run(self, images: torch.Tensor, labels: torch.Tensor, step: int) -> float:
+        self.model.zero_grad(set_to_none=True)
+        shares = [self._mass(part) for part in labels.tensor_split(self.parts)]
+        total = 0.0
+        for part, truth, share in zip(
+            images.tensor_split(self.parts), labels.tensor_split(self.parts), shares, strict=True
+        ):
+            loss = loss_of(self.model(part), truth, self.weights, self.smoothing) * (share / max(sum(shares), 1e-12))
+            _check_finite(loss, step)
+            loss.backward()
+            total += float(loss.detach())
+        return total
+
+    def _mass(self, labels: torch.Tensor) -> float:
+        """What a mean over these labels divides by: their number, or the sum of their class weights."""
+        return float(len(labels)) if self.weights is None else float(self.weights[labels].sum())
 
 
 def _set_lr(optimizer: torch.optim.Optimizer, local: LocalSpec, share: float) -> None:
