@@ -65,9 +65,11 @@ class Node:
         self.config, self.announce = config, announce
         self.supervisor = Supervisor(process_specs(config), on_exit=self._exited)
         self.started, self.ready_at, self.exit_code = time.time(), 0.0, 0
+        self._written: object = None
+        self._written_at = 0.0
 
     def run(self) -> int:
-        self.supervisor.run(self._tick, interval=0.2 if not self.ready_at else 1.0)
+        self.supervisor.run(self._tick, interval=0.25)
         return self.exit_code
 
     def _tick(self) -> None:
@@ -77,7 +79,10 @@ class Node:
                 self.announce(ready_line(self.config))
             elif time.time() - self.started > READY_SECONDS:
                 self._give_up(1, f"the node was not ready after {READY_SECONDS:.0f} s; see `fedpacs doctor`")
-        write_json(self.config.storage.run / "status.json", self._status())
+        state = (self.ready_at, *((c.process and c.process.pid, c.restarts) for c in self.supervisor.children.values()))
+        if state != self._written or time.time() - self._written_at >= 1.0:
+            self._written, self._written_at = state, time.time()
+            write_json(self.config.storage.run / "status.json", self._status())
 
     def _ready(self) -> bool:
         """Workers and reader say that they are up; web and receiver are up when they listen."""

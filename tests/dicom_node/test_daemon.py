@@ -31,6 +31,15 @@ def node(tmp_path: Path) -> Iterator[Callable[..., RunningNode]]:
         each.kill()
 
 
+@pytest.fixture(scope="module")
+def occupant(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningNode]:
+    """A node that runs while others are refused."""
+    one = RunningNode(tmp_path_factory.mktemp("occupant") / "node")
+    one.start()
+    yield one
+    one.kill()
+
+
 def test_ready_means_ready_and_stop_means_stopped(node: Callable[..., RunningNode]) -> None:
     one = node()
     line = one.start()
@@ -85,17 +94,17 @@ def _answers(client: httpx.Client) -> bool:
         return False
 
 
-def test_one_folder_has_one_node(node: Callable[..., RunningNode]) -> None:
-    one = node()
-    one.start()
+def test_one_folder_has_one_node(occupant: RunningNode) -> None:
+    one = occupant
     other = subprocess.run([*RUN, str(one.config.path)], cwd=ROOT, capture_output=True, text=True, timeout=30)
     assert other.returncode == 5 and "running already" in other.stderr and "Traceback" not in other.stderr
 
 
 @pytest.mark.parametrize("group", ["dicom", "web"])
-def test_a_port_in_use_is_one_sentence_and_an_exit_code(node: Callable[..., RunningNode], group: str) -> None:
-    one, other = node(), node("other")
-    one.start()
+def test_a_port_in_use_is_one_sentence_and_an_exit_code(
+    occupant: RunningNode, node: Callable[..., RunningNode], group: str
+) -> None:
+    one, other = occupant, node("other")
     taken = getattr(one.config, group).port
     text = other.config.path.read_text().replace(f"port = {getattr(other.config, group).port}", f"port = {taken}")
     other.config.path.write_text(text)
