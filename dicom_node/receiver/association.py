@@ -12,7 +12,9 @@ from struct import Struct
 
 from dicom_node.receiver import dimse, pdu
 from dicom_node.receiver.acceptor import Verdict, judge
+from dicom_node.receiver.commitment import CommitmentRequest
 from dicom_node.receiver.service import Service, log
+from dicom_node.receiver.sop_classes import STORAGE_COMMITMENT
 from dicom_node.receiver.transfer import Transfer
 
 _PDU_HEADER = Struct(">BxI")
@@ -50,7 +52,7 @@ class Association:
         self.max_length = 0
         self.contexts: dict[int, tuple[str, str]] = {}
         self.transfer: Transfer | None = None
-        self._sink: DataSink | None = None
+        self._sink: DataSink | CommitmentRequest | None = None
         self._command = bytearray()
         self._command_context = 0
         self._buffer = bytearray(_FIRST_BUFFER)
@@ -225,6 +227,8 @@ class Association:
         elif field == dimse.C_ECHO_RQ and not command.has_data_set:
             self.service.count(self.calling_ae, "echo")
             self.reply(context_id, command, dimse.SUCCESS)
+        elif field == dimse.N_ACTION_RQ and command.has_data_set and self.contexts[context_id][0] == STORAGE_COMMITMENT:
+            self._sink = CommitmentRequest(self, context_id, command)
         elif field == dimse.C_CANCEL_RQ or field & dimse.RESPONSE:
             if command.has_data_set:
                 self._sink = DataSink(self, context_id, command, None)

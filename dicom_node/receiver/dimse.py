@@ -18,6 +18,7 @@ CLASS_NOT_SUPPORTED = 0x0122
 INVALID_INSTANCE = 0x0117
 UNRECOGNISED_OPERATION = 0x0211
 NO_SUCH_ACTION = 0x0123
+NO_SUCH_INSTANCE = 0x0112
 INVALID_ARGUMENT = 0x0115
 PROCESSING_FAILURE = 0x0110
 
@@ -98,3 +99,9 @@ def response(command: Command, status: int, comment: str = "") -> bytes:
     if ACTION_TYPE in command and (action := command.number(ACTION_TYPE)) is not None:
         parts.append(_us(ACTION_TYPE, action))
     return with_group_length(b"".join(parts))
+
+
+def event_report_rq(class_uid: str, instance: str, event_type: int, message_id: int = 1) -> bytes:
+    """An N-EVENT-REPORT request that a data set follows (PS3.7 section 10.1.1)."""
+    parts = [_ui(CLASS, class_uid), _us(FIELD, N_EVENT_REPORT_RQ), _us(MESSAGE_ID, message_id), _us(DATA_SET_TYPE, 1)]
+    return with_group_length(b"".join([*parts, _ui(INSTANCE, instance), _us(EVENT_TYPE, event_type)]))
