@@ -84,40 +84,66 @@ def train(
             f"training needs at least 2 labelled images and this site has {len(samples)}; label more studies"
         )
     started = time.monotonic()
-    algorithm = algorithm or LocalAlgorithm()
     torch.manual_seed(seed)
     model.to(device).train()
     balanced = local.class_weighted and not samples.masks
     weights = class_weights(samples.class_counts(classes)).to(device) if balanced else None
-    optimizer = make_optimizer(model, local)
-    algorithm.begin(model, local)
-    progress = Progress.start(seed, total_steps(len(samples), local))
+    run = _Run(
+        make_optimizer(model, local),
+        algorithm or LocalAlgorithm(),
+        Progress.start(seed, total_steps(len(samples), local)),
+        Backward(model, weights, local.label_smoothing, report),
+    )
+    run.algorithm.begin(model, local)
     if checkpoints is not None:
-        progress = checkpoints.resume(model, optimizer, algorithm, progress) or progress
-    backward = Backward(model, weights, local.label_smoothing, report)
-    waited = 0.0
-    while progress.step < progress.total:
-        for rows in progress.epoch_rows(len(samples), local.batch)[progress.at :]:
-            _set_lr(optimizer, local, progress.step / progress.total)
-            before = time.monotonic()
-            images, labels = _batch(samples, rows, local.augment, progress.generator, device)
-            waited += time.monotonic() - before
-            loss = backward(images, labels, progress.step)
-            algorithm.adjust_gradients(model)  # proximal term, control variates
-            nn.utils.clip_grad_norm_(model.parameters(), 5.0)
-            optimizer.step()
-            progress.advance(loss)
-            if checkpoints is not None:
-                checkpoints.maybe_save(model, optimizer, algorithm, progress)
-            if report is not None:
-                report({"event": "step", "step": progress.step, "steps": progress.total, "loss": round(loss, 5)})
-            if progress.step >= progress.total:
-                break
-        else:
-            progress.next_epoch()
-    state = algorithm.finish(model, progress.step)  # SCAFFOLD's new control variate
+        checkpoints.resume(model, run.optimizer, run.algorithm, run.progress)
+    while run.progress.step < run.progress.total:
+        _epoch(model, samples, local, run, device, checkpoints, report)
+    progress = run.progress
+    state = run.algorithm.finish(model, progress.step)  # SCAFFOLD's new control variate
     seconds = time.monotonic() - started
-    return Trained(len(samples), progress.step, progress.mean_loss, seconds, waited / max(seconds, 1e-9), state)
+    return Trained(len(samples), progress.step, progress.mean_loss, seconds, run.waited / max(seconds, 1e-9), state)
+
+
+@dataclass
+class _Run:
+    """What one training carries from step to step."""
+
+    optimizer: torch.optim.Optimizer
+    algorithm: LocalAlgorithm
+    progress: Progress
+    backward: Backward
+    waited: float = 0.0
+
+
+def _epoch(
+    model: nn.Module,
+    samples: Samples,
+    local: LocalSpec,
+    run: _Run,
+    device: torch.device | str,
+    checkpoints: Checkpoints | None,
+    report: Report | None,
+) -> None:
+    """The rest of the current epoch, or of the training when that ends first."""
+    progress = run.progress
+    for rows in progress.epoch_rows(len(samples), local.batch)[progress.at :]:
+        _set_lr(run.optimizer, local, progress.step / progress.total)
+        before = time.monotonic()
+        images, labels = _batch(samples, rows, local.augment, progress.generator, device)
+        run.waited += time.monotonic() - before
+        loss = run.backward(images, labels, progress.step)
+        run.algorithm.adjust_gradients(model)  # proximal term, control variates
+        nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+        run.optimizer.step()
+        progress.advance(loss)
+        if checkpoints is not None:
+            checkpoints.maybe_save(model, run.optimizer, run.algorithm, progress)
+        if report is not None:
+            report({"event": "step", "step": progress.step, "steps": progress.total, "loss": round(loss, 5)})
+        if progress.step >= progress.total:
+            return
+    progress.next_epoch()
 
 
 def _batch(

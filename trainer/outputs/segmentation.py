@@ -78,10 +78,14 @@ def write_segmentation(
         manufacturer_model_name=algorithm.name,
         software_versions=algorithm.version,
         device_serial_number=algorithm.sha256[:16],
-        content_label=f"{kind.upper()}",
+        content_label=kind.upper(),
         **extra,
     )
     seg.SeriesDescription = f"{algorithm.name} {kind}"[:64]
+    return _save(seg, folder)
+
+
+def _save(seg: Any, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{seg.SOPInstanceUID}.dcm"
     seg.save_as(path, enforce_file_format=True)
