@@ -100,6 +100,9 @@ class RunState:
         if readonly and not (folder / "state.db").exists():
             raise StateError(f"No run is in {folder}: start one with `fedpacs coordinator run PROJECT`.")
         self._db = connect(folder / "state.db", migrations, readonly=readonly)
+        if readonly and not self._db.execute("SELECT count(*) FROM sqlite_master WHERE name = 'sites'").fetchone()[0]:
+            self._db.close()
+            raise StateError(f"The run in {folder} is only just starting: look again in a moment.")
 
     def close(self) -> None:
         self._db.close()
