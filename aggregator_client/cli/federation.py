@@ -91,6 +91,22 @@ def show(config: ConfigOption = None, as_json: JsonOption = False) -> None:
         print(f"{name.replace('_', ' ') + ':':26}{value}")
 
 
+@app.command()
+def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Connect to the coordinator as the node would, and say whether it answers. Exit code 6 when it does not."""
+    from aggregator_client.approvals import invitation_of
+    from aggregator_client.reach import reach
+
+    node = find_config(config)
+    found = invitation_of(node)
+    address = node.federation.coordinator or found.address
+    milliseconds = reach(address, found.ca_pem)
+    if as_json:
+        print_json({"coordinator": found.coordinator, "address": address, "connect_ms": milliseconds})
+        return
+    print(f"{found.coordinator} answers at {address} with the certificate of the invitation ({milliseconds} ms).")
+
+
 def _require_free(node: NodeConfig, found: object, replace: bool) -> None:
     from aggregator_client.errors import RefusedError
     from aggregator_client.invitations import Invitation

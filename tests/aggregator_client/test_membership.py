@@ -15,9 +15,10 @@ from cryptography import x509
 
 from aggregator_client.coordinator import settings
 from aggregator_client.coordinator.settings import CoordinatorConfig
-from aggregator_client.errors import DocumentError, RefusedError, SettingsError, SignatureError
+from aggregator_client.errors import DocumentError, RefusedError, SettingsError, SignatureError, UnreachableError
 from aggregator_client.invitations import Enrolment, Invitation, accept
 from aggregator_client.keys import node_keys
+from aggregator_client.reach import reach
 
 
 @pytest.fixture
@@ -195,6 +196,13 @@ def test_a_real_tls_client_connects_with_the_invitations_authority_and_not_witho
         assert httpx.get(url, verify=trusted, trust_env=False).status_code == 204
         with pytest.raises(httpx.ConnectError):
             httpx.get(url, trust_env=False)
+        assert reach(url, config.invite("North").ca_pem) > 0
+        other = settings.create(config.root / "other", name="Other", host="127.0.0.1", port=9443)
+        with pytest.raises(SignatureError, match="another certificate"):
+            reach(url, other.invite("North").ca_pem)
     finally:
         server.should_exit = True
         thread.join(10)
+    with pytest.raises(UnreachableError, match="does not answer") as caught:
+        reach(url, config.invite("North").ca_pem)
+    assert caught.value.exit_code == 6
