@@ -33,6 +33,8 @@ def demo(
         print(json.dumps(result.contract(str(report))))
         return
     console = Console(file=sys.stdout)
+    if not console.is_terminal:
+        console.width = 110  # a file or a pipe has no width to fit into
     console.print(result.table())
     console.print(result.verdict())
     for note in result.notes:

@@ -87,7 +87,11 @@ def _flat(data: Dataset, above: Key = ()) -> Iterator[tuple[Key, str]]:
         if element.VR == "SQ":
             for number, item in enumerate(element.value, start=1):
                 name = key[-1][1] + (f" {number}" if len(element.value) > 1 else "")
-                yield from _flat(item, (*above, (key[-1][0], name)))
+                below = (*above, (key[-1][0], name))
+                if "CodeValue" in item and "CodeMeaning" in item:  # a coded concept reads as one thing (PS3.3 8.8)
+                    yield below, f"{item.CodeMeaning} ({item.CodeValue}, {item.get('CodingSchemeDesignator', '')})"
+                else:
+                    yield from _flat(item, below)
         elif element.VR not in ("OB", "OW", "OF", "OD", "UN") and element.keyword != "PixelData":
             yield key, _value(element)
 

@@ -76,16 +76,18 @@ def _bars(result: DemoResult) -> str:
 
 
 def _curves(result: DemoResult) -> str:
-    points = [point.round for point in result.curve]
-    series = {site.name: [point.per_site[site.name] for point in result.curve] for site in result.sites}
-    series[UNION] = [point.auc for point in result.curve]
+    # the untrained model's figure says nothing and would squeeze the rest of the axis
+    curve = [point for point in result.curve if point.round > 0]
+    points = [point.round for point in curve]
+    series = {site.name: [point.per_site[site.name] for point in curve] for site in result.sites}
+    series[UNION] = [point.auc for point in curve]
     colours = {site.name: f"--site{index}" for index, site in enumerate(result.sites)} | {UNION: "--fedavg"}
     references = {
         "alone (mean)": (result.algorithms["local"].auc, "--local"),
         "centralised": (result.algorithms["cds"].auc, "--cds"),
     }
     alt = "AUC of the global model on all hospitals by round: " + ", ".join(
-        f"{point.round}: {point.auc:.2f}" for point in result.curve
+        f"{point.round}: {point.auc:.2f}" for point in curve
     )
     return charts.lines(points, series, colours, references, UNION, alt)
 

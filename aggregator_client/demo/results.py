@@ -11,7 +11,7 @@ from rich.table import Table
 from aggregator_client.demo.progress import human_bytes
 
 ALGORITHMS = ("local", "fedavg", "cds")
-TITLES = {"local": "Each hospital alone", "fedavg": "Federated (FedAvg)", "cds": "Centralised (CDS)"}
+TITLES = {"local": "Each alone", "fedavg": "Federated (FedAvg)", "cds": "Centralised (CDS)"}
 
 
 @dataclass(frozen=True)
@@ -127,19 +127,19 @@ class DemoResult:
             "a real federation never pools the data.",
             caption_justify="left",
         )
-        table.add_column("trained how")
-        table.add_column("all hospitals", justify="right", style="bold")
+        table.add_column("trained", no_wrap=True)
+        table.add_column("all", justify="right", style="bold")
         for site in self.sites:
             table.add_column(site.name, justify="right")
-        table.add_column("left each hospital", justify="right")
-        table.add_column("seconds", justify="right")
+        table.add_column("left each", justify="right")
+        table.add_column("s", justify="right")
         for name in ALGORITHMS:
             result = self.algorithms[name]
             table.add_row(
                 TITLES[name],
                 f"{result.auc:.3f}",
                 *(f"{result.per_site[site.name]:.3f}" for site in self.sites),
-                {"local": "nothing", "cds": f"all images, {human_bytes(result.bytes / len(self.sites))}"}.get(
+                {"local": "nothing", "cds": f"images, {human_bytes(result.bytes / len(self.sites))}"}.get(
                     name, human_bytes(result.bytes / len(self.sites))
                 ),
                 f"{result.seconds:.0f}",

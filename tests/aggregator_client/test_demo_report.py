@@ -146,13 +146,15 @@ def test_the_header_diff_tells_each_kind_of_change(tmp_path: Path) -> None:
 def test_every_item_of_a_sequence_is_a_row_of_its_own() -> None:
     codes = [Dataset(), Dataset()]
     for code, value in zip(codes, ("113100", "113107"), strict=True):
-        code.CodeValue = value
+        code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = value, "DCM", f"Option {value}"
+    del codes[1].CodeMeaning
     data = Dataset()
     data.DeidentificationMethodCodeSequence = codes
     paths = {row.path: row.after for row in headers.compare(Dataset(), data)}
     assert paths == {
-        "DeidentificationMethodCodeSequence 1 › CodeValue": "113100",
+        "DeidentificationMethodCodeSequence 1": "Option 113100 (113100, DCM)",
         "DeidentificationMethodCodeSequence 2 › CodeValue": "113107",
+        "DeidentificationMethodCodeSequence 2 › CodingSchemeDesignator": "DCM",
     }
 
 
