@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
-from anonymizer.words import common_words, fold, spellings
+from anonymizer.words import common_words, fold, spellings, vocabulary
 
 _CJK = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff]")
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)?")
@@ -36,13 +36,26 @@ class Identity:
     cjk: re.Pattern[str] | None
     verify: tuple[str, ...]
     birth_dates: frozenset[str]
+    inside: re.Pattern[str] | None = None
 
     def spans(self, folded: str) -> list[tuple[int, int]]:
         """Where a folded text holds a token."""
         found = [] if self.pattern is None else [m.span() for m in self.pattern.finditer(folded)]
+        if self.inside is not None:
+            found += [span for m in self.inside.finditer(folded) if (span := _whole_word(folded, m)) is not None]
         if self.cjk is not None and not folded.isascii():
             found += [m.span() for m in self.cjk.finditer(folded)]
         return found
+
+
+def _whole_word(folded: str, match: re.Match[str]) -> tuple[int, int] | None:
+    """The word around a match, None when it is an ordinary word ("anders" in "andersartig" is not the patient)."""
+    start, end = match.span()
+    while start and folded[start - 1].isalpha():
+        start -= 1
+    while end < len(folded) and folded[end].isalpha():
+        end += 1
+    return None if folded[start:end] in vocabulary() else (start, end)
 
 
 def _name_parts(text: str) -> tuple[list[list[str]], list[str]]:
@@ -85,7 +98,8 @@ class _Builder:
             self.cjk.add(re.escape(folded) + r"(?=\s?(?:先生|さん|様|氏|女士|小姐|씨|님|군|양|医師|医生))")
 
     def _latin(self, words: list[str]) -> None:
-        parts = [s for w in words for s in spellings(w)]
+        pieces = [piece for w in words for piece in (w, *re.split(r"['’\-]", w)) if len(piece) > 2]
+        parts = [s for w in pieces for s in spellings(w)]
         strong = {p for p in parts if len(p) >= 3 and p not in common_words() and p not in _NO_NAME}
         for part in strong:
             self.words.add(part)
@@ -144,12 +158,16 @@ class _Builder:
         anywhere = [_anywhere(w) for w in glued]
         bounded = [*sorted(self.pairs, key=lambda w: (-len(w), w)), *latin]
         alternatives = anywhere + ([rf"(?<![^\W_])(?:{'|'.join(bounded)})(?![^\W_])"] if bounded else [])
+        long = sorted(
+            (w for w in self.words if len(w) >= 5 and w.isalpha() and w not in vocabulary()), key=len, reverse=True
+        )
         cjk = "|".join(sorted(self.cjk, key=lambda w: (-len(w), w)))
         return Identity(
             re.compile("|".join(alternatives)) if alternatives else None,
             re.compile(cjk) if cjk else None,
             tuple(sorted(self.verify)),
             birth_dates,
+            re.compile("|".join(map(re.escape, long))) if long else None,
         )
 
 

@@ -8,9 +8,10 @@ are recognised by their form. Eponyms ("Hodgkin lymphoma") stay.
 # ruff: noqa: E501 - patterns and word lists read better whole
 from __future__ import annotations
 
-import itertools
 import re
+from collections.abc import Callable
 from functools import lru_cache
+from itertools import pairwise
 
 from anonymizer.identity import Identity
 from anonymizer.shift import dates_in
@@ -23,7 +24,7 @@ _CONTACTS = re.compile(
     r"|(?<![\d.])\+\d{1,3}[\s.\-]?\(?\d{1,4}\)?(?:[\s.\-]\d{2,4}){1,4}(?!\d)"
     r"|(?<![\d.])(?:\+?1[\s.\-])?\(\d{3}\)\s?\d{3}[\s.\-]\d{4}(?!\d)"
     r"|(?<![\d.])(?:1[\s.\-])?\d{3}[\s.\-]\d{3}[\s.\-]\d{4}(?!\d)"
-    r"|(?<![\d.])\d{3}-\d{4}(?!\d)"
+    r"|(?<![\d.])\d{3}-\d{4}(?:-\d{1,4})?(?!\d)|(?<![a-z])ext\.?\s?\d{3,5}(?!\d)"
     r"|(?<![\d.])\d{3}-\d{2}-\d{4}(?!\d)"  # social security
     r"|(?<![\d.])\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}(?![\d.])"  # IP address
     r"|(?<![0-9a-f])(?:[0-9a-f]{2}[:\-]){5}[0-9a-f]{2}(?![0-9a-f])"
@@ -49,25 +50,30 @@ _AGE = re.compile(
     r"(?<!\d)(?P<a>9\d|1[0-3]\d)(?=[\s\-]?(?:y/?o|yo|yrs?|years?|jahre|ans|años|-year)(?![a-z])|\s?y\b)|(?:aged?|age of)[\s:]+(?P<b>9\d|1[0-3]\d)(?!\d)"
 )
 _NAME = r"[^\W\d_][^\W\d_'’\-]*(?:[\-'’][^\W\d_]+)*"
+_PERSON = rf"(?:[^\W\d_]\.?\s?){{0,2}}{_NAME}(?:[\s^,]{{1,2}}(?:[^\W\d_]\.\s?)?(?:(?:van|von|de|der|den|la|le|del|di|da|dos|bin|al|el|ter)\s)*{_NAME}){{0,2}}"
 _TITLE = re.compile(
     rf"(?<![^\W_])(?P<t>dr|doctor|prof|professor|mr|mrs|ms|miss|mister|herr|herrn|frau|mme|monsieur|madame|sr|sra|sig|signora|dott|pr)\.?\s+"
-    rf"(?:(?:med|dr|h\.c|priv)\.?\s+)*(?P<n>(?:[^\W\d_]\.?\s?){{0,2}}{_NAME}(?:[\s^]+(?:[^\W\d_]\.\s?)?{_NAME}){{0,2}})"
+    rf"(?:(?:med|dr|h\.c|priv)\.?\s+)*(?P<n>{_PERSON})"
 )
 _BY = re.compile(
     rf"(?<![^\W_])(?:performed|read|reported|dictated|signed|reviewed|ordered|referred|requested|approved|verified|interpreted|scanned|acquired|electronically signed|transcribed|operated|done|seen|discussed|consulted)"
-    rf"\s+(?:by|with|to)[\s:]+(?:dr\.?\s+|prof\.?\s+|tech(?:nologist|nician)?\.?\s+|rad\.?\s+)?(?P<n>{_NAME}(?:[\s^,]+(?:[^\W\d_]\.?\s)?{_NAME}){{0,2}})"
+    rf"\s+(?:by|with|to)[\s:]+(?:dr\.?\s+|prof\.?\s+|tech(?:nologist|nician)?\.?\s+|rad\.?\s+)?(?P<n>{_PERSON})"
 )
 _LABEL = re.compile(
     rf"(?<![^\W_])(?:patient|pt|pat|patient name|pat name|name|operator|technologist|technician|tech|radiologist|physician|referring(?: physician)?|attending|"
     rf"surgeon|resident|nurse|mother|father|husband|wife|daughter|son|spouse|guardian|contact|next of kin|relative|observer|author|ref|cc|attn)\s?(?:name)?\s?[:=]\s?"
-    rf"(?P<n>{_NAME}(?:[\s^,]+(?:[^\W\d_]\.?\s)?{_NAME}){{0,2}})"
+    rf"(?P<n>{_PERSON})"
+)
+_ROLE = re.compile(
+    rf"(?<![^\W_])(?:nurse|technologist|technician|tech|radiologist|sonographer|physician|surgeon|resident|attending|consultant|rn|"
+    rf"mother|father|husband|wife|daughter|son|brother|sister|spouse|guardian|uncle|aunt|neighbou?r|by|with)\s+(?P<n>{_PERSON})"
 )
 _CREDENTIAL = re.compile(
-    rf"(?P<n>{_NAME}(?:[\s^]+(?:[^\W\d_]\.?\s)?{_NAME}){{0,2}}),?\s+(?:m\.?d\.?|d\.?o\.?|r\.?n\.?|ph\.?d\.?|rt\(r\)|r\.?t\.?)(?![^\W_])"
+    rf"(?P<n>(?:[^\W\d_]\.\s?)?{_NAME}(?:[\s^]+(?:[^\W\d_]\.\s?)?{_NAME}){{0,2}}),?\s+(?:m\.?d\.?|d\.?o\.?|r\.?n\.?|ph\.?d\.?|rt\(r\)|r\.?t\.?)(?![^\W_])"
 )
 _CARET = re.compile(rf"{_NAME}\^{_NAME}(?:\^[^\s,;]*)*")
 _PLACE = re.compile(
-    r"(?:[^\W\d_][^\W\d_.'’\-]*[\s\-]+){1,4}?(?:hospital|hosp|clinic|klinik|klinikum|krankenhaus|medical cent(?:er|re)|university|universitat|universität|universitatsklinikum|infirmary|"
+    r"(?:[^\W\d_][^\W\d_.'’\-]*[.]?[\s\-]+){1,4}?(?P<head>hospital|hosp|clinic|klinik|klinikum|krankenhaus|medical cent(?:er|re)|university|universitat|universität|universitatsklinikum|infirmary|"
     r"health(?:care)? (?:system|cent(?:er|re)|services)|imaging cent(?:er|re)|radiology associates|institute|hospice|nursing home|foundation|trust)(?![^\W_])(?:\s+of\s+[^\W\d_]+(?:\s[^\W\d_]+)?)?"
     r"|(?:hospital|clinic|klinikum|klinik|krankenhaus|university|universität|universitat|h[oô]pital|ospedale|clinica|institute|chu|centre hospitalier)\s+(?:of |de |di |du |del |general |universitario |am |st\.? )*"
     r"[^\W\d_][\w'’\-]+"
@@ -122,6 +128,85 @@ _GENERIC = frozenset(
         "outpatient",
         "inpatient",
         "pain",
+    ]
+)
+_KINDS = frozenset(
+    [
+        "hosp",
+        "klinik",
+        "klinikum",
+        "krankenhaus",
+        "medical",
+        "center",
+        "centre",
+        "infirmary",
+        "health",
+        "healthcare",
+        "system",
+        "institute",
+        "trust",
+        "foundation",
+        "imaging",
+        "services",
+        "radiology",
+        "associates",
+        "nursing",
+        "home",
+        "hospice",
+        "regional",
+        "community",
+        "memorial",
+        "national",
+        "county",
+    ]
+)
+_PLACE_WORDS = frozenset(
+    [
+        "st",
+        "saint",
+        "mount",
+        "valley",
+        "lake",
+        "river",
+        "hill",
+        "hills",
+        "park",
+        "green",
+        "north",
+        "south",
+        "east",
+        "west",
+        "central",
+        "cross",
+        "royal",
+        "queen",
+        "king",
+        "bay",
+        "beach",
+        "city",
+        "grace",
+        "mercy",
+        "forest",
+        "wood",
+        "field",
+        "church",
+        "bridge",
+        "new",
+        "old",
+        "red",
+        "white",
+        "black",
+        "grand",
+        "spring",
+        "springs",
+        "creek",
+        "island",
+        "harbor",
+        "harbour",
+        "ridge",
+        "sacred",
+        "holy",
+        "heart",
     ]
 )
 _STOP = frozenset(
@@ -215,88 +300,141 @@ def _forms(folded: str) -> list[tuple[int, int]]:
 
 
 def _trimmed_place(match: re.Match[str], folded: str) -> tuple[int, int] | None:
-    """The institution's own words: generic ones in front stay; None when no distinctive word is left."""
+    """The institution's own words before (or after) its kind, back to a word such as "from"; None when there are none."""
     words = list(re.finditer(r"[^\W_][\w'’]*", match[0]))
-    names = [w for w in words if w[0] not in _GENERIC]
-    while words and words[0][0] in _GENERIC | _STOP:
-        words.pop(0)
-    kinds = {
-        "hosp",
-        "klinik",
-        "klinikum",
-        "krankenhaus",
-        "medical",
-        "center",
-        "centre",
-        "infirmary",
-        "health",
-        "healthcare",
-        "system",
-        "institute",
-        "trust",
-        "foundation",
-    }
-    if not words or not [
-        w
-        for w in names
-        if w[0] not in kinds
-        and w[0] not in ("imaging", "services", "radiology", "associates", "nursing", "home", "hospice", "st")
-    ]:
-        return None
-    return match.start() + words[0].start(), match.end()
+    if match["head"] is None:
+        own = [w for w in words[1:] if w[0] not in _GENERIC and w[0] not in _KINDS]
+        return match.span() if own else None
+    head = match.start("head") - match.start()
+    start, distinctive = None, False
+    for word in reversed([w for w in words if w.start() < head]):
+        if word[0] in _STOP or (word[0] in _GENERIC and distinctive):
+            break
+        if word[0] in _GENERIC or word[0] in _KINDS:
+            continue
+        if word[0] in common_words() and word[0] not in _PLACE_WORDS and word[0] not in last_names():
+            break
+        start, distinctive = word.start(), True
+    return None if start is None else (match.start() + start, match.end())
 
 
 def _people(text: str, folded: str, origin: list[int] | None) -> list[tuple[int, int]]:
-    spans = [m.span() for m in _CARET.finditer(folded)]
-    for pattern in (_TITLE, _BY, _LABEL, _CREDENTIAL):
-        for match in pattern.finditer(folded):
-            span = _trimmed_name(match, folded, strict=pattern in (_LABEL, _CREDENTIAL, _BY))
-            if span:
+    spans = [m.span() for m in _CARET.finditer(folded) if not set(re.split(r"\^+", m[0])) - {""} <= vocabulary()]
+    page = _Page(text, folded, origin)
+    for pattern, trim in (
+        (_TITLE, page.titled),
+        (_BY, page.named),
+        (_LABEL, page.named),
+        (_ROLE, page.sure),
+        (_CREDENTIAL, page.before),
+    ):
+        pos = 0
+        while (match := pattern.search(folded, pos)) is not None:
+            span = trim(match)
+            if span is not None:
                 spans.append(span)
-    return spans + _listed(text, folded, origin)
+            pos = max(span[1] if span else match.start("n"), match.start() + 1)
+    return spans + page.listed()
 
 
-def _trimmed_name(match: re.Match[str], folded: str, strict: bool) -> tuple[int, int] | None:
-    """The words of the match that can be a name: it stops at the first clinical word."""
-    start = match.start("n")
-    end = start
-    for index, word in enumerate(re.finditer(_NAME, match["n"])):
-        w = word[0]
-        common = w in common_words() or w in _STOP
-        if common and (index > 0 or strict or w in _STOP) and not (index > 0 and w in last_names() and w not in _STOP):
-            break
-        if w in _STOP or (used_as_eponym(folded, start + word.end()) and w in EPONYMS):
-            break
-        end = start + word.end()
-    return (start, end) if end > start else None
+class _Page:
+    """One text in both spellings; tells which words after (or before) a cue are a name."""
+
+    def __init__(self, text: str, folded: str, origin: list[int] | None) -> None:
+        self.text, self.folded, self.origin = text, folded, origin
+        letters = [c for c in text if c.isalpha()]
+        self.shouting = bool(letters) and sum(c.isupper() for c in letters) > 0.7 * len(letters)
+
+    def capital(self, position: int) -> bool:
+        return self.text[self.origin[position] if self.origin else position].isupper()
+
+    def _name(self, word: str, position: int, known: bool = False) -> bool:
+        """Whether a word can be a name: written with a capital, and no ordinary word unless it is also a surname."""
+        if word in _STOP or not (self.capital(position) or self.shouting):
+            return False
+        if word in last_names() or word in first_names():
+            return not (self.shouting and word in common_words())
+        return not known and word not in vocabulary()
+
+    def _run(self, match: re.Match[str], accept: Callable[[int, str, int], bool]) -> tuple[int, int] | None:
+        """From the start of the match over the words that are accepted."""
+        start = end = match.start("n")
+        found = False
+        for index, word in enumerate(re.finditer(_NAME, match["n"])):
+            where = start + word.start()
+            if len(word[0]) == 1 and not found:
+                continue
+            if word[0] in _PARTICLES and found:
+                continue
+            if not accept(index if not found else index + 1, word[0], where):
+                break
+            if word[0] in EPONYMS and used_as_eponym(self.folded, start + word.end()):
+                break
+            end, found = start + word.end(), True
+        return (start, end) if found else None
+
+    def titled(self, match: re.Match[str]) -> tuple[int, int] | None:
+        """After a title the first word is a name even if it is an ordinary word written with a capital."""
+        followed = match.end("t") < len(self.folded)
+
+        def accept(index: int, word: str, where: int) -> bool:
+            if index == 0 or where == match.start("n"):
+                plain = word in vocabulary() and word not in last_names()
+                return followed and word not in _STOP and (not plain or (self.capital(where) and not self.shouting))
+            return self._name(word, where)
+
+        return self._run(match, accept)
+
+    def named(self, match: re.Match[str]) -> tuple[int, int] | None:
+        """After "read by" and "operator:" any word that is no ordinary word is a name."""
+        first = match.start("n")
+
+        def accept(index: int, word: str, where: int) -> bool:
+            if word in vocabulary() and where == first:
+                return self._name(word, where, known=True)
+            return word not in vocabulary() or self._name(word, where)
+
+        return self._run(match, accept)
+
+    def sure(self, match: re.Match[str]) -> tuple[int, int] | None:
+        """After a role only what is known as a name."""
+        return self._run(match, lambda index, word, where: self._name(word, where, known=index == 0))
+
+    def before(self, match: re.Match[str]) -> tuple[int, int] | None:
+        """Before a credential, backwards to the first ordinary word."""
+        words = list(re.finditer(_NAME, match["n"]))
+        start = end = match.end("n")
+        for word in reversed(words):
+            where = match.start("n") + word.start()
+            single = len(word[0]) == 1 and start != end
+            if not single and not self._name(word[0], where):
+                break
+            start = where
+        return (start, end) if end > start else None
+
+    def listed(self) -> list[tuple[int, int]]:
+        """Given name and surname side by side, in either order, when written with capitals."""
+        words = list(_CANDIDATE.finditer(self.folded))
+        spans = []
+        for one, two in pairwise(words):
+            between = self.folded[one.end() : two.start()]
+            if not _BETWEEN.fullmatch(between) or not (self.capital(one.start()) and self.capital(two.start())):
+                continue
+            pair = (one[0], two[0])
+            if two[0] in EPONYMS and used_as_eponym(self.folded, two.end()):
+                continue
+            first = [w in first_names() and w not in common_words() for w in pair]
+            other = [w in last_names() or w not in vocabulary() for w in pair]
+            if (first[0] and other[1]) or (first[1] and other[0]):
+                spans.append((one.start(), two.end()))
+        return spans
 
 
+_PARTICLES = frozenset(
+    ["van", "von", "de", "der", "den", "la", "le", "del", "di", "da", "dos", "bin", "al", "el", "ter"]
+)
+_BETWEEN = re.compile(r"[\s,^]{1,2}(?:[a-z]\.?\s)?(?:(?:van|von|de|der|den|la|le|del|di|da|dos|bin|al|el|ter)\s)*")
 _CANDIDATE = re.compile(r"(?<![^\W_])[^\W\d_][^\W\d_'’\-]+(?![^\W_])")
-
-
-def _listed(text: str, folded: str, origin: list[int] | None) -> list[tuple[int, int]]:
-    """Given name and surname side by side, in either order, when written with capitals."""
-    words = list(_CANDIDATE.finditer(folded))
-    spans = []
-    for one, two in itertools.pairwise(words):
-        between = folded[one.end() : two.start()]
-        if not re.fullmatch(r"[\s,^]{1,2}(?:[a-z]\.?\s)?", between):
-            continue
-        if not (_capital(text, one.start(), origin) and _capital(text, two.start(), origin)):
-            continue
-        pair = (one[0], two[0])
-        first = [w in first_names() and w not in common_words() for w in pair]
-        last = [w in last_names() for w in pair]
-        unknown = [w not in vocabulary() for w in pair]
-        if used_as_eponym(folded, two.end()) and two[0] in EPONYMS:
-            continue
-        if any(first[i] and (last[1 - i] or unknown[1 - i]) for i in (0, 1)):
-            spans.append((one.start(), two.end()))
-    return spans
-
-
-def _capital(text: str, position: int, origin: list[int] | None) -> bool:
-    return text[origin[position] if origin else position].isupper()
 
 
 def _cut(text: str, spans: list[tuple[int, int, str]], origin: list[int] | None) -> str:

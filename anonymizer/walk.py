@@ -67,16 +67,24 @@ class Walker:
         self._u32 = struct.Struct(order + "I").unpack_from
         self.creators: dict[int, str] = {}
         self._count = 0
+        self._top: list[Element] = []
 
     def walk(self, pos: int = 0, end: int | None = None) -> list[Element]:
         """Every top-level element; raises Malformed or TooLarge. Trailing bytes that are no element are left out."""
         stop = len(self.data) if end is None else end
-        return self._elements(pos, stop, 0, False, self.explicit)[0]
+        self._top = []
+        try:
+            return self._elements(pos, stop, 0, False, self.explicit)[0]
+        except Malformed:
+            # whatever follows the pixel data and is no element trails the data set
+            if self._top and any(el[0] >= PIXEL_DATA for el in self._top[-3:]):
+                return self._top
+            raise
 
     def _elements(self, pos: int, end: int, depth: int, delimited: bool, explicit: bool) -> tuple[list[Element], int]:
         if depth > MAX_DEPTH:
             raise TooLarge(f"Sequences are nested more than {MAX_DEPTH} deep.")
-        out: list[Element] = []
+        out: list[Element] = [] if depth else self._top
         append, short, data = out.append, self._short, self.data
         while pos + 8 <= end:
             group, element, vr, length = short(data, pos)

@@ -257,6 +257,90 @@ EPONYMS = frozenset(
         "hunt",
     ]
 )
+# Words of the trade that no dictionary has
+_TRADE = frozenset(
+    [
+        "mprage",
+        "vibe",
+        "haste",
+        "trufi",
+        "fiesta",
+        "lava",
+        "propeller",
+        "blade",
+        "space",
+        "cube",
+        "grase",
+        "syngo",
+        "axials",
+        "sagittals",
+        "coronals",
+        "tomosynthesis",
+        "tomosynth",
+        "gadovist",
+        "dotarem",
+        "magnevist",
+        "omnipaque",
+        "ultravist",
+        "visipaque",
+        "isovue",
+        "iohexol",
+        "iopamidol",
+        "gadolinium",
+        "fdg",
+        "psma",
+        "dotatate",
+        "radiologist",
+        "radiologists",
+        "technologist",
+        "technologists",
+        "sonographer",
+        "oncologist",
+        "cardiologist",
+        "neurologist",
+        "surgeon",
+        "physician",
+        "resident",
+        "attending",
+        "recon",
+        "recons",
+        "hypodense",
+        "hyperdense",
+        "hypointense",
+        "hyperintense",
+        "isointense",
+        "ground-glass",
+        "reticulonodular",
+        "unremarkable",
+        "atelectasis",
+        "atelectatic",
+        "infiltrate",
+        "infiltrates",
+        "opacification",
+        "osteophytes",
+        "spondylosis",
+        "listhesis",
+        "cholelithiasis",
+        "nephrolithiasis",
+        "diverticulosis",
+        "angiogram",
+        "venogram",
+        "arthrogram",
+        "mammogram",
+        "sonogram",
+        "echocardiogram",
+        "homograft",
+        "xenograft",
+        "anastomosis",
+        "stenotic",
+        "aneurysmal",
+        "ectatic",
+        "tortuous",
+        "calcified",
+        "noncontrast",
+        "non-contrast",
+    ]
+)
 EPONYM_HEADS = (
     "disease|syndrome|sign|lymphoma|cyst|palsy|fracture|tumou?r|sarcoma|phenomenon|contracture|hernia|node|nodes|deformity|"
     "malformation|test|manoeuvre|maneuver|score|scale|classification|grade|type|angle|line|lines|point|space|pouch|ligament|"
@@ -299,8 +383,9 @@ def spellings(word: str) -> set[str]:
 
 @cache
 def vocabulary() -> frozenset[str]:
-    """Clinical and everyday words in lower case, which are not taken for names without a cue."""
-    return frozenset((DATA / "vocabulary.txt").read_text(encoding="utf-8").split()) | EPONYMS
+    """Clinical and everyday words in lower case: what is in here is not taken for a name unless a cue says so."""
+    english = frozenset((DATA / "english.txt").read_text(encoding="utf-8").split())
+    return english | common_words() | EPONYMS | _TRADE
 
 
 @cache
