@@ -51,7 +51,7 @@ def judge(body: bytes, address: str, service: Service) -> Verdict:
         return reject(PERMANENT, USER, 3, "calling AE title is not on the list")
     if not settings.allows_address(address):
         return reject(PERMANENT, USER, 3, "address is not on the list")
-    if service.established >= settings.max_associations:
+    if service.occupancy.total() >= settings.max_associations:
         return reject(TRANSIENT, PRESENTATION, 2, "maximum number of associations reached")
     contexts, results = {}, []
     for context in request.contexts:

@@ -29,7 +29,7 @@ from dicom_node.receiver.transfer import STATUS_OF, Refusal, Transfer
 _TICK_SECONDS = 0.5
 _CLOSING_SECONDS = 5.0
 _BACKLOG = 1024
-_PDU_STALLS = 4  # a PDU may take this many stall time-outs in all, however steadily its bytes trickle in
+PDU_STALLS = 4  # a PDU may take this many stall time-outs in all, however steadily its bytes trickle in
 _READ, _WRITE = select.EPOLLIN, select.EPOLLIN | select.EPOLLOUT
 
 
@@ -38,6 +38,9 @@ class Server:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        if settings.run is not None:
+            settings.run.mkdir(parents=True, exist_ok=True)
+            clear_stale_status(settings.run)
         self.service = Service(settings)
         self.tls: ssl.SSLContext | None = server_context(settings)
         self.listener = _listen(settings)
@@ -49,9 +52,6 @@ class Server:
         self._writing: set[int] = set()
         self._stopping = False
         self._next_tick = 0.0
-        if settings.run is not None:
-            settings.run.mkdir(parents=True, exist_ok=True)
-            clear_stale_status(settings.run)
         self._wake_r, self._wake_w = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._poll.register(self._wake_r, select.EPOLLIN)
 
@@ -219,7 +219,7 @@ class Server:
         elif association.in_message:
             if (
                 silent > settings.stall_timeout_s
-                or now - association.pdu_started > _PDU_STALLS * settings.stall_timeout_s
+                or now - association.pdu_started > PDU_STALLS * settings.stall_timeout_s
             ):
                 association.abort(0, "stalled in the middle of a message")
         elif silent > settings.idle_timeout_s:

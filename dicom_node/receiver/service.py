@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from dicom_node.errors import StorageError
+from dicom_node.receiver.occupancy import Occupancy
 from dicom_node.receiver.settings import Settings
 from dicom_node.spool import Ingest
 
@@ -34,13 +35,25 @@ class Service:
         self.now = time.monotonic()
         self.memory = 0
         self.refusing = False
-        self.established = 0
+        self._established = 0
+        self.occupancy = Occupancy(settings.run or settings.spool)
         self._disk_checked = 0.0
         self._peers: set[str] = set()
 
     def close(self) -> None:
         self.flush_counts()
         self.ingest.close()
+        self.occupancy.close()
+
+    @property
+    def established(self) -> int:
+        """Associations of this process."""
+        return self._established
+
+    @established.setter
+    def established(self, count: int) -> None:
+        self._established = count
+        self.occupancy.set(count)
 
     # -- back pressure ------------------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ import ssl
 from dicom_node.errors import ConfigError
 from dicom_node.receiver.settings import Settings
 
-_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM:!aNULL:!eNULL:!MD5:!DSS"
+CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM:!aNULL:!eNULL:!MD5:!DSS"
 
 
 def server_context(settings: Settings) -> ssl.SSLContext | None:
@@ -16,7 +16,7 @@ def server_context(settings: Settings) -> ssl.SSLContext | None:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_ciphers(_CIPHERS)
+    context.set_ciphers(CIPHERS)
     try:
         context.load_cert_chain(settings.tls_certificate, settings.tls_key)
         if settings.tls_ca is not None:

@@ -45,11 +45,12 @@ class Digest:
         """Hash what is held: a large piece of work on the thread, while the caller writes the bytes to the disk."""
         held, size = self._held, self._size
         self._held, self._size = [], 0
+        if self._pending is not None:
+            self._pending.result()  # never more than one piece of work in waiting: memory stays bounded
+            self._pending = None
         if size >= _WORTH_A_THREAD:
-            self._pending = _thread.submit(self._absorb, held)  # one thread: in order
+            self._pending = _thread.submit(self._absorb, held)
         else:
-            if self._pending is not None:
-                self._pending.result()
             self._absorb(held)
 
     def _absorb(self, pieces: list[Buffer]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -200,7 +201,13 @@ def test_addresses_versions_and_contexts_that_are_not_ours_are_rejected(receiver
 
 
 def test_one_association_too_many_is_told_to_come_back_and_may_once_another_has_ended(receiver: Make) -> None:
-    one = receiver(max_associations=2)
+    """The limit is the node's: it holds across receiver processes, and one that was killed holds nothing."""
+    one = receiver(max_associations=2, processes=2)
+    with contextlib.ExitStack() as crowd:
+        opened = [crowd.enter_context(Raw(one.port)).associate()[0] for _ in range(8)]
+        assert sorted(opened) == [2, 2] + [3] * 6
+        one.kill()
+    one.start()
     with Raw(one.port) as first, Raw(one.port) as second:
         assert first.associate()[0] == second.associate()[0] == 2
         with Raw(one.port) as third:
