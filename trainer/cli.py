@@ -27,7 +27,7 @@ class SegType(StrEnum):
 
 @app.callback()
 def _model() -> None:
-    """A model folder holds model.safetensors and model.json; `fedpacs coordinator export` and every training job write one."""
+    """A model folder holds model.safetensors and model.json, as every training job leaves it."""
 
 
 @app.command()
