@@ -163,7 +163,7 @@ def finish(outcome: Outcome, rw: Rewriter, parts: list[bytes | memoryview]) -> N
     outcome.actions = rw.actions()
     outcome.facts = facts(rw, outcome, offset)
     allowed = rw.private.kept_creators
-    header = b"".join(small).lower()
+    header = b"".join(small)
     for creator in allowed:
         header = header.replace(creator, b"")
     left = residual(meta[128:] + header, streams, rw.values.identity, rw.values.uids)

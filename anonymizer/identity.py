@@ -37,6 +37,7 @@ class Identity:
     verify: tuple[str, ...]
     birth_dates: frozenset[str]
     inside: re.Pattern[str] | None = None
+    spelled: tuple[str, ...] = ()  # words with letters beyond ASCII, as they were written
 
     def spans(self, folded: str) -> list[tuple[int, int]]:
         """Where a folded text holds a token."""
@@ -77,9 +78,11 @@ class _Builder:
         self.pairs: set[str] = set()  # regular expressions of ambiguous words beside each other
         self.cjk: set[str] = set()
         self.verify: set[str] = set()
+        self.spelled: set[str] = set()
 
     def name(self, text: str) -> None:
         for words in _name_parts(text)[0]:
+            self.spelled.update(w for w in words if not w.isascii() and len(w) >= (2 if _CJK.search(w) else 4))
             latin = [w for w in words if not _CJK.search(w)]
             for word in words:
                 if _CJK.search(word):
@@ -106,6 +109,9 @@ class _Builder:
             if len(part) >= 4 or not part.isascii():
                 self.verify.add(part)
         plain = [fold(w)[0] for w in words]
+        if len(plain) >= 2 and len(plain[0]) + len(plain[1]) >= 6 and not set(plain[:2]) <= _NO_NAME:
+            one, two = plain[:2]
+            self.verify.update((f"{one}^{two}", f"{one} {two}", f"{two} {one}", f"{one}, {two}", f"{one}_{two}"))
         for first in plain:
             for second in plain:
                 if first != second and len(first) + len(second) >= 5 and not {first, second} <= _NO_NAME:
@@ -168,6 +174,7 @@ class _Builder:
             tuple(sorted(self.verify)),
             birth_dates,
             re.compile("|".join(map(re.escape, long))) if long else None,
+            tuple(sorted(self.spelled)),
         )
 
 

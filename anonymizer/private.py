@@ -60,7 +60,7 @@ class PrivateBlocks:
             return
         kept[tag] = Step(handler, "C", f"safe private attribute of {creator[1]}", "")
         kept[creator[0]] = _CREATOR
-        self.kept_creators.add(creator[1].encode("latin-1").lower())
+        self.kept_creators.add(creator[1].encode("latin-1"))
 
     def _safe(self, row: tuple[bytes, bool] | None) -> bool:
         return row is not None and (row[1] or self.level == "knowledge-base")

@@ -257,6 +257,8 @@ class Rewriter:
             (0x00120063, b"LO", f"{METHOD} {self.profile.edition} {self.profile.name}"[:64].encode()),
             (0x00280303, b"CS", modified.encode()),
         ]
+        if self.picture_cleaned:
+            made.append((0x00280301, b"CS", b"NO"))
         if 0x00080018 not in self.top:
             made.append((0x00080018, b"UI", self.values.pseudonyms.uid(self.sop_uid).encode()))
         if PATIENT_NAME not in self.top:
@@ -274,6 +276,8 @@ class Rewriter:
     def _method_codes(self) -> Iterator[bytes]:
         codes = [("113100", "Basic Application Confidentiality Profile")]
         codes += [OPTIONS[name] for name in OPTIONS if name in self.profile.options and name not in ("pixels", "faces")]
+        if self.picture_cleaned:
+            codes.insert(1, OPTIONS["pixels"])
         items = b""
         for value, meaning in codes:
             item = (
