@@ -121,7 +121,10 @@ def eponyms(ds: FileDataset, p: Person) -> list[Check]:
     ds.ImageComments = text
     return retention(
         "eponyms",
-        *(keeps(w, "ImageComments") for w in ["Hodgkin", "Parkinson", "Crohn", "Swan-Ganz", "Baker", "Wilson", "Kerley", "Dixon"]),
+        *(
+            keeps(w, "ImageComments")
+            for w in ["Hodgkin", "Parkinson", "Crohn", "Swan-Ganz", "Baker", "Wilson", "Kerley", "Dixon"]
+        ),
     )
 
 

@@ -1,6 +1,5 @@
 """The same content in other encodings and containers: transfer syntaxes, code streams, preamble, file meta, trailing bytes."""
 
-
 from __future__ import annotations
 
 import io

@@ -121,8 +121,7 @@ def cases() -> Iterator[Case]:
             ds = base(person, number)
             checks = category(ds, person)
             yield Case(f"{category.__name__}-{turn}", encoded(ds), [*standing(person), *checks])
-    for number, case in enumerate(encodings.cases(number), number):
-        yield case
+    yield from encodings.cases(number)
 
 
 def text_of(person: Person, piece: int = 0) -> str:
