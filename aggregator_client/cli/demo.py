@@ -14,6 +14,9 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for the run; an earlier demo's folder is cleared.")] = Path("demo"),
     sites: Annotated[int, typer.Option(min=2, max=5, help="How many hospitals.")] = 3,
     rounds: Annotated[int, typer.Option(min=1, max=100, help="How many rounds the project has.")] = 12,
+    studies: Annotated[
+        int | None, typer.Option(min=60, help="Only so many studies a hospital, for a quick look; all by default.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
 ) -> None:
     """Run hospitals and a coordinator on this machine, from C-STORE to a global model, and report.
@@ -28,7 +31,7 @@ def demo(
 
     from aggregator_client.demo.federation import run_demo
 
-    result, report = run_demo(out, sites, rounds)
+    result, report = run_demo(out, sites, rounds, studies)
     if as_json:
         print(json.dumps(result.contract(str(report))))
         return

@@ -24,15 +24,15 @@ BY_PACS = 12
 """How many of the first hospital's studies go through its Orthanc, when there is one."""
 
 
-def run_demo(out: Path, sites: int, rounds: int) -> tuple[DemoResult, Path]:
-    """Run everything below `out` and write out/report.html.
+def run_demo(out: Path, sites: int, rounds: int, studies: int | None = None) -> tuple[DemoResult, Path]:
+    """Run everything below `out` and write out/report.html; with `studies`, only the first so many of each hospital.
 
     Errors: InputError, RefusedError or StorageError about `out`; DemoError or StalledError naming the step that failed
     and what the process behind it said last. No process is left behind in any case.
     """
     with fresh_folder(out) as folder, board([hospital.name for hospital in HOSPITALS[:sites]]) as shown:
         with Children() as children:
-            run = Run(folder, shown, children, sites, rounds)
+            run = Run(folder, shown, children, sites, rounds, studies)
             result = run.whole()
         example = run.example()
         return result, write_report(folder / "report.html", result, example)
@@ -41,13 +41,15 @@ def run_demo(out: Path, sites: int, rounds: int) -> tuple[DemoResult, Path]:
 class Run:
     """One run: the steps in order. Each step leaves what it made on `self`."""
 
-    def __init__(self, folder: Path, shown: Board, children: Children, sites: int, rounds: int) -> None:
+    def __init__(
+        self, folder: Path, shown: Board, children: Children, sites: int, rounds: int, studies: int | None
+    ) -> None:
         self.folder, self.shown, self.children, self.rounds = folder, shown, children, rounds
         self.started = time.monotonic()
         self.notes: list[str] = []
         ports = free_ports(2 * sites + 3)
         self.sites = [
-            Site(exams[0].hospital, exams, folder / exams[0].hospital.folder, ports.pop(), ports.pop(), line)
+            Site(exams[0].hospital, exams[:studies], folder / exams[0].hospital.folder, ports.pop(), ports.pop(), line)
             for exams, line in zip(deal(load_pack(), sites), shown.lines, strict=True)
         ]
         hospitals = [site.hospital for site in self.sites]

@@ -13,7 +13,7 @@ import pytest
 
 from aggregator_client.demo.processes import fedpacs
 
-SMALL = ["--sites", "2", "--rounds", "2"]
+SMALL = ["--sites", "2", "--rounds", "1", "--studies", "60"]
 
 
 def processes_in(folder: Path) -> list[str]:
@@ -38,12 +38,12 @@ def await_none(folder: Path, seconds: float = 10.0) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(420)
+@pytest.mark.timeout(600)
 def test_a_small_demo_keeps_its_contract_twice_in_one_folder(tmp_path: Path) -> None:
     out = tmp_path / "demo"
     for _ in range(2):
         argv = fedpacs("demo", "--out", out, *SMALL, "--json")
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=200, check=False)
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=290, check=False)
         assert done.returncode == 0, done.stderr[-2000:]
         found = json.loads(done.stdout)
         check_contract(found)
@@ -54,34 +54,38 @@ def test_a_small_demo_keeps_its_contract_twice_in_one_folder(tmp_path: Path) -> 
 def check_contract(found: dict) -> None:  # type: ignore[type-arg]
     assert [site["name"] for site in found["sites"]] == ["Lindenau", "St Brendan"]
     for site in found["sites"]:
-        assert site["received"] == site["deidentified"] >= site["used"] > 100
+        assert site["received"] == site["deidentified"] >= 60 and site["used"] > 20
         assert site["bytes_out"] > 10_000
     assert set(found["algorithms"]) == {"local", "fedavg", "cds"}
     for name, one in found["algorithms"].items():
         assert 0 <= one["auc"] <= 1 and set(one["per_site"]) == {"Lindenau", "St Brendan"}, name
     assert found["algorithms"]["fedavg"]["bytes"] == sum(site["bytes_out"] for site in found["sites"])
-    assert found["algorithms"]["fedavg"]["rounds"] == 2
+    assert found["algorithms"]["fedavg"]["rounds"] == 1
     assert found["algorithms"]["local"]["bytes"] == 0
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
-@pytest.mark.parametrize("wait_for", ["starting the nodes", "receive and de-identify", "the federation trains"])
-def test_ctrl_c_at_any_step_leaves_no_process(tmp_path: Path, wait_for: str) -> None:
-    out = tmp_path / "demo"
-    log = tmp_path / "stderr.txt"
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("step", ["starting the nodes", "the federation trains"])
+def test_ctrl_c_at_any_step_leaves_no_process(tmp_path: Path, step: str) -> None:
+    out, log = tmp_path / "demo", tmp_path / "stderr.txt"
     with log.open("w") as err:
         child = subprocess.Popen(fedpacs("demo", "--out", out, *SMALL), stdout=subprocess.DEVNULL, stderr=err)
-    deadline = time.monotonic() + 120
-    while wait_for not in log.read_text(encoding="utf-8"):
-        assert child.poll() is None, log.read_text(encoding="utf-8")[-2000:]
-        assert time.monotonic() < deadline, f"never came to: {wait_for}"
-        time.sleep(0.1)
-    time.sleep(1.0)
-    child.send_signal(signal.SIGINT)
-    assert child.wait(timeout=40) == 130
-    assert await_none(out) == []
-    assert "Traceback" not in log.read_text(encoding="utf-8")
+    try:
+        deadline = time.monotonic() + 300
+        while step not in log.read_text(encoding="utf-8"):
+            assert child.poll() is None, log.read_text(encoding="utf-8")[-2000:]
+            assert time.monotonic() < deadline, f"never came to: {step}"
+            time.sleep(0.1)
+        time.sleep(1.0)
+        assert len(processes_in(out)) >= 4
+        child.send_signal(signal.SIGINT)
+        assert child.wait(timeout=60) == 130
+        assert await_none(out) == []
+        assert "Traceback" not in log.read_text(encoding="utf-8")
+    finally:
+        child.kill()  # its children die with it
+        child.wait()
 
 
 def test_a_folder_with_other_files_is_refused_in_one_sentence(tmp_path: Path) -> None:
