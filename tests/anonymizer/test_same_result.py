@@ -68,10 +68,13 @@ leaf = st.fixed_dictionaries(
         "OtherPatientNames": text,
     },
 )
-inner_items = lambda inner: st.fixed_dictionaries({"ReferencedSeriesSequence": st.lists(inner, max_size=2)})  # noqa: E731
-tree = st.recursive(leaf, inner_items, max_leaves=6)
-    leaf, lambda inner: st.fixed_dictionaries({"ReferencedSeriesSequence": st.lists(inner, max_size=2)}), max_leaves=6
-)
+
+
+def inside(inner: st.SearchStrategy[dict[str, object]]) -> st.SearchStrategy[dict[str, object]]:
+    return st.fixed_dictionaries({"ReferencedSeriesSequence": st.lists(inner, max_size=2)})
+
+
+tree = st.recursive(leaf, inside, max_leaves=6)
 
 
 def grown(tree: dict[str, object], into: Dataset) -> None:
