@@ -170,8 +170,7 @@ def main() -> int:
         "python": sys.version.split()[0],
     }
     result["versions"] = {name: _version(name) for name in ("pydicom", *PEERS)}
-    out.write(f"with {args.workers} processes: {result['ratio_workers']} times one\n")
-    out.write(f"not installed: {result['missing'] or 'none'}\n")
+    if args.json:
         print(json.dumps(result))
         return 0
     out = io.StringIO()
@@ -179,9 +178,8 @@ def main() -> int:
         out.write(
             f"{name:20} {value:8.1f} files/s   ours/theirs {result['files_per_second']['fedpacs'] / value:6.2f}\n"
         )
-    out.write(
-        f"with {args.workers} processes: {result['ratio_workers']} times one\nnot installed: {result['missing'] or 'none'}\n"
-    )
+    out.write(f"with {args.workers} processes: {result['ratio_workers']} times one\n")
+    out.write(f"not installed: {result['missing'] or 'none'}\n")
     print(out.getvalue(), end="")
     return 0
 
