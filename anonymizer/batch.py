@@ -174,7 +174,7 @@ class Worker:
 
     def __init__(self, job: Job) -> None:
         self.deid = Deidentifier(job.profile, job.key, job.uid_root)
-        self._folders: set[Path] = set()
+        self._folders: set[str] = set()
 
     def line(self, source: Path, target: Path) -> Line:
         """De-identify one file and account for it. Raises OutputError when the output cannot be written."""
@@ -205,23 +205,24 @@ class Worker:
         )
 
     def _write(self, target: Path, parts: list[bytes | memoryview]) -> None:
+        folder, name = os.path.split(target)
+        partial = f"{folder}/.fedpacs-{os.getpid()}.part"
         try:
-            if target.parent not in self._folders:
-                target.parent.mkdir(parents=True, exist_ok=True)
-                self._folders.add(target.parent)
-            partial = target.with_name(f".{target.name[:200]}.{os.getpid()}.part")
+            if folder not in self._folders:
+                Path(folder).mkdir(parents=True, exist_ok=True)
+                self._folders.add(folder)
             handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
             try:
                 _write_all(handle, parts)
             except BaseException:
-                partial.unlink()
+                os.unlink(partial)  # noqa: PTH108
                 raise
             finally:
                 os.close(handle)
-            partial.replace(target)
+            os.replace(partial, target)  # noqa: PTH105
         except OSError as error:
             raise OutputError(
-                f"{target} cannot be written ({error.strerror}); make room or name another --out."
+                f"{name} cannot be written ({error.strerror}); make room or name another --out."
             ) from None
 
 

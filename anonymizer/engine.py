@@ -131,7 +131,7 @@ def _withheld(rw: Rewriter) -> str:
     reason = _WITHHELD.get(rw.sop_class, "")
     if not reason and 0x00420011 in rw.top:
         reason = "an encapsulated document cannot be cleaned"
-    if not reason and any(tag >> 16 == 0x0004 for tag in rw.top):
+    if not reason and rw.file.elements[0][0] >> 16 == 0x0004:
         reason = _WITHHELD["1.2.840.10008.1.3.10"]
     return reason
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from anonymizer.profile import Profile, Rule
 from anonymizer.tables import dictionary_vr
@@ -132,6 +132,7 @@ class Planner:
 
     def __init__(self, profile: Profile, sop_class: str) -> None:
         self.profile, self.sop_class = profile, sop_class
+        self.contexts: dict[object, Any] = {}  # values already treated, by patient
         self.steps: dict[tuple[int, bytes, int], Step] = {}
         options = profile.options
         self.dates = "keep" if "dates_full" in options else "shift" if "dates_modified" in options else "remove"
@@ -158,7 +159,7 @@ class Planner:
         row = self.profile.row(tag)
         source = source_kind(tag, vr if vr == b"PN" else effective, rule, bool(row and "descriptors" in row[1]))
         if tag in (PATIENT_NAME, PATIENT_ID):
-            return Step("patient", "D", "keyed pseudonym", source)
+            return Step("patient_value", "D", "keyed pseudonym", source)
         if tag == ICON and (rule is None or rule.action != "K"):
             return Step("remove", "X", rule.why if rule else "icons repeat the picture", "")
         if rule is None:

@@ -25,6 +25,7 @@ from anonymizer.walk import ITEM, ITEM_END, SEQUENCE_END, UNDEFINED, Element, Fi
 
 Part = bytes | memoryview
 _ASCII = Charset(("",))
+_STRUCTURAL = frozenset(["pixels", "sequence", "keep", "charset"])
 METHOD = "fedpacs, PS3.15 Annex E"
 
 
@@ -45,14 +46,6 @@ class Rewriter:
         self.picture_cleaned = False
         self.charset = charset(self.top_bytes(0x00080005))
         self.values = self._values()
-        self._handlers = {
-            name: getattr(self.values, name)
-            for name in (
-                *("empty", "dummy", "uid", "class_uid", "date", "datetime", "time", "temporal_full", "age", "decimal"),
-                *("number", "binary", "text", "term", "person"),
-            )
-        }
-        self._handlers["patient"] = self.values.patient_value
 
     def top_bytes(self, tag: int) -> bytes:
         """The raw value of a top-level attribute, b"" when it is absent."""
@@ -91,30 +84,32 @@ class Rewriter:
         # without an id nobody can tell two studies' patients from one another: each study is its own patient
         basis = patient_id or "study:" + (self.top_text(0x0020000D) or self.top_text(0x00080018))
         month_first = not re.search(rb"ISO_IR (101|109|110|144|148)", self.top_bytes(0x00080005))
-        values = Values(
-            self.pseudonyms,
-            identity(frozenset(sources)),
-            self.pseudonyms.date_shift_days(basis),
-            self.pseudonyms.patient(basis, issuer),
-            month_first,
-        )
-        values.patient_id = patient_id
-        values.text_days = values.days if self.plan.dates == "shift" else None
-        self.sources = sources
+        who = identity(frozenset(sources))
+        days, patient = self.pseudonyms.date_shift_days(basis), self.pseudonyms.patient(basis, issuer)
+        key = (id(who), days, patient, month_first, self.plan.dates == "shift")
+        values = self.plan.contexts.get(key)
+        if values is None:
+            if len(self.plan.contexts) >= 64:
+                self.plan.contexts.clear()
+            values = Values(self.pseudonyms, who, days, patient, month_first)
+            values.patient_id = patient_id
+            values.text_days = days if self.plan.dates == "shift" else None
+            self.plan.contexts[key] = values
+        values.uids = set()
         return values
 
     def _collect(self, elements: list[Element], chars: Charset, parent: int, sources: set[Source]) -> None:
-        step = self.plan.step
+        step, steps = self.plan.step, self.plan.steps
         for tag, vr, _, start, stop, items in elements:
             if items is not None:
                 if isinstance(items, Items):
                     for item in items.items:
                         self._collect(item.elements, self._item_charset(item.elements, chars), tag, sources)
                 continue
-            if tag >> 16 & 1:
+            if tag & 0x10000:
                 kind = "name" if vr == b"PN" else ""
             else:
-                kind = step(tag, vr, parent).source
+                kind = (steps.get((tag, vr, parent)) or step(tag, vr, parent)).source
             if kind and 1 < stop - start <= 1024:
                 text = chars.decode(bytes(self.data[start:stop]))[0].strip(" \0")
                 if kind == "date":
@@ -144,6 +139,7 @@ class Rewriter:
         out: list[Part] = []
         data, done, replaced = self.data, self.done, {tag for tag, _ in additions}
         run_start = run_end = -1
+        step_of, steps, treat = self.plan.step, self.plan.steps, self._treat
         private = self.private.kept(elements, data, self.plan)
         for el in elements:
             tag = el[0]
@@ -155,8 +151,11 @@ class Rewriter:
             if tag in replaced:
                 treated: Any = None
             else:
-                step = private.get(tag, REMOVED) if tag & 0x10000 else self.plan.step(tag, el[1], parent)
-                treated = None if parent and step.handler == "pixels" else self._treat(el, step, chars, explicit)
+                if tag & 0x10000:
+                    step = private.get(tag, REMOVED)
+                else:
+                    step = steps.get((tag, el[1], parent)) or step_of(tag, el[1], parent)
+                treated = None if parent and step[0] == "pixels" else treat(el, step, chars, explicit)
                 if tag not in done or treated is not KEEP:
                     done[tag] = step
             if treated is KEEP:
@@ -184,9 +183,11 @@ class Rewriter:
     def _treat(self, el: Element, step: Step, chars: Charset, explicit: bool) -> Any:
         """KEEP, None, a new value, or the parts of a whole new element."""
         tag, vr, _, start, stop, items = el
-        name = step.handler
+        name = step[0]
         if name == "remove":
             return None
+        if items is None and name not in _STRUCTURAL:
+            return self.values.treat(name, tag, vr, bytes(self.data[start:stop]), chars)
         if name == "pixels":
             return self._pixels(el, explicit)
         if items is not None:
@@ -202,7 +203,7 @@ class Rewriter:
         if name == "charset":
             known = re.fullmatch(rb"[A-Za-z0-9_ .\\\-]*\0?", bytes(data)) if (data := self.data[start:stop]) else True
             return KEEP if known else b""
-        return self._handlers[name](tag, vr, bytes(self.data[start:stop]), chars)
+        return self.values.treat(name, tag, vr, bytes(self.data[start:stop]), chars)
 
     def _sequence(self, el: Element, chars: Charset, explicit: bool) -> Any:
         tag, vr, _, _start, _, items = el
@@ -250,6 +251,15 @@ class Rewriter:
 
     def _additions(self) -> list[tuple[int, bytes]]:
         """The elements that tell what was done (PS3.15 E.1.1, PS3.3 C.12.1.1.3 and C.7.1.1), sorted."""
+        walker = self.walker
+        missing = 0x00080018 not in self.top, PATIENT_NAME not in self.top, PATIENT_ID not in self.top
+        key = (walker.explicit, walker.little, self.picture_cleaned, self.sop_uid if missing[0] else "", missing)
+        made = self.values.additions.get(key)
+        if made is None:
+            made = self.values.additions[key] = self._additions_made()
+        return list(made)
+
+    def _additions_made(self) -> list[tuple[int, bytes]]:
         modified = {"keep": "UNMODIFIED", "shift": "MODIFIED", "remove": "REMOVED"}[self.plan.dates]
         patient = self.values.patient.encode()
         made = [

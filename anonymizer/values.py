@@ -13,6 +13,7 @@ from anonymizer.text import clean_text, clean_tokens
 
 KEEP = True
 Treated = bytes | bool | None
+_REMEMBERED, _REMEMBERED_BYTES = 8192, 256
 
 _DS = re.compile(rb"[0-9+\-eE. \\\0]*$")
 _CS = re.compile(r"[A-Z0-9_ \\]*\0?$")
@@ -47,6 +48,21 @@ class Values:
         self.text_days: int | None = days
         self.uids: set[str] = set()
         self.patient_id = ""
+        self.additions: dict[object, list[tuple[int, bytes]]] = {}
+        self._done: dict[tuple[str, int, bytes, bytes, Charset], Treated] = {}
+
+    def treat(self, name: str, tag: int, vr: bytes, raw: bytes, charset: Charset) -> Treated:
+        """Apply the handler of that name; short values met before (in other instances too) are remembered."""
+        if name == "uid" or name == "class_uid" or len(raw) > _REMEMBERED_BYTES:
+            return getattr(self, name)(tag, vr, raw, charset)
+        key = (name, tag, vr, raw, charset)
+        try:
+            return self._done[key]
+        except KeyError:
+            if len(self._done) >= _REMEMBERED:
+                self._done.clear()
+            treated = self._done[key] = getattr(self, name)(tag, vr, raw, charset)
+            return treated
 
     # Each handler: (tag, vr, raw value, character set) -> KEEP, None (remove the attribute) or the new value.
 
