@@ -49,7 +49,7 @@ args = {{ in_channels = 1, classes = 3, widths = [16, 32, 64], norm = "batch" }}
 name = "fedavg"
 
 [local]
-epochs = 2
+epochs = 4
 batch = 32
 lr = 0.003
 weight_decay = 0.0001

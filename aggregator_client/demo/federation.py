@@ -85,7 +85,7 @@ class Run:
         )
 
     def receive(self) -> None:
-        """C-STORE, de-identification and labels, until every instance stands labelled in its hospital's catalogue."""
+        """C-STORE, de-identification and labels, until every study stands labelled in its hospital's catalogue or set aside."""
         self.shown.phase("modalities send by C-STORE; the nodes receive and de-identify")
         for site in self.sites:
             site.send(self.children)
@@ -96,12 +96,16 @@ class Run:
         for site in self.sites:
             site.refresh()
         self.shown.refresh()
+        done = all(site.settled() for site in self.sites)
+        if done:
+            self.notes += [
+                f"{site.hospital.name} set {site.line.set_aside} of {len(site.exams)} studies aside because they could not be "
+                "proven clean or its policy excludes them; `fedpacs node status` tells the reasons."
+                for site in self.sites
+                if site.line.set_aside
+            ]
         lines = [site.line for site in self.sites]
-        done = all(
-            line.deidentified == line.total and line.labelled == len(site.exams)
-            for line, site in zip(lines, self.sites, strict=True)
-        )
-        return done, [(line.received, line.deidentified, line.labelled) for line in lines]
+        return done, [(line.received, line.deidentified, line.set_aside, line.labelled) for line in lines]
 
     def approve(self) -> None:
         """Each hospital reads the project in plain words and approves its digest."""

@@ -158,9 +158,20 @@ class Site:
             raise DemoError(f"the node of {self.hospital.name} does not answer: {error}") from None
         return found
 
+    def settled(self) -> bool:
+        """Whether every study sent has been de-identified and labelled, or set aside with a reason (after `refresh`)."""
+        line = self.line
+        return (
+            line.received == line.total
+            and line.studies + line.set_aside == len(self.exams)
+            and line.labelled == line.studies
+        )
+
     def refresh(self) -> None:
         """Bring `line` up to date from the node's REST interface, catalogue and audit log."""
-        self.line.received = int(self.status()["pipeline"]["instances"])
+        pipeline = self.status()["pipeline"]
+        self.line.received = int(pipeline["instances"])
+        self.line.set_aside = int(pipeline["quarantined"]) + int(pipeline["excluded"])
         counts = self._counts()
         self.line.deidentified = counts["instances"]
         self.line.studies = counts["studies"]

@@ -26,6 +26,8 @@ class SiteLine:
     received: int = 0
     deidentified: int = 0
     studies: int = 0
+    set_aside: int = 0
+    """Studies quarantined (not proven clean) or excluded by the hospital's policy."""
     labelled: int = 0
     approved: bool = False
     round: int = 0
@@ -36,6 +38,8 @@ class SiteLine:
     def words(self) -> str:
         """One plain line: what has been received, de-identified, labelled, trained."""
         parts = [f"received {self.received}/{self.total}", f"de-identified {self.deidentified}"]
+        if self.set_aside:
+            parts.append(f"set aside {self.set_aside} studies")
         if self.labelled:
             parts.append(f"labelled {self.labelled}")
         if self.approved:
