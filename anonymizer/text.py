@@ -249,7 +249,7 @@ def clean_text(text: str, identity: Identity, days: int | None, month_first: boo
 @lru_cache(maxsize=16384)
 def _clean(text: str, identity: Identity, days: int | None, month_first: bool) -> str:
     folded, origin = fold(text)
-    spans = [(start, end, "") for start, end in identity.spans(folded)]
+    spans = [(start, end, "") for start, end in identity.spans(folded) + _written(text, identity, origin)]
     spans += _dates(folded, identity, days, month_first)
     spans += [(s, e, "") for s, e in _forms(folded)]
     spans += [(s, e, "") for s, e in _people(text, folded, origin)]
@@ -261,8 +261,24 @@ def _clean(text: str, identity: Identity, days: int | None, month_first: bool) -
 def clean_tokens(text: str, identity: Identity) -> str:
     """Only the object's own tokens taken out: for codes and terms whose form is fixed."""
     folded, origin = fold(text)
-    spans = [(start, end, "") for start, end in identity.spans(folded)]
+    spans = [(start, end, "") for start, end in identity.spans(folded) + _written(text, identity, origin)]
     return _cut(text, spans, origin) if spans else text
+
+
+def _written(text: str, identity: Identity, origin: list[int] | None) -> list[tuple[int, int]]:
+    """Spans (of the folded text) of names as they were written, for letters beyond ASCII.
+
+    "Groß" folds to the everyday word "gross", which is left alone; as it stands in the patient's name it is the name.
+    """
+    # names in ideographs have a search of their own, since no space ends them
+    words = [word for word in identity.spelled if max(word) < "\u2e80"]
+    if origin is None or not words:
+        return []
+    names = "|".join(map(re.escape, sorted(words, key=lambda word: (-len(word), word))))
+    starts = {index: at for at, index in reversed(list(enumerate(origin)))}
+    ends = {index: at + 1 for at, index in enumerate(origin)}
+    found = re.finditer(rf"[^\W\d_]*(?:{names})[^\W\d_]*", text, re.IGNORECASE)
+    return [(starts[m.start()], ends[m.end() - 1]) for m in found if m.start() in starts and m.end() - 1 in ends]
 
 
 def _dates(folded: str, identity: Identity, days: int | None, month_first: bool) -> list[tuple[int, int, str]]:
