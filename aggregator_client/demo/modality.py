@@ -22,6 +22,8 @@ from pynetdicom import AE
 from pynetdicom.association import Association
 from pynetdicom.sop_class import Verification
 
+from dicom_node.scu.answers import keep_answers
+
 ATTEMPTS = 4
 
 
@@ -52,7 +54,7 @@ def associate(peer: Peer, pairs: set[tuple[UID, UID]], patience: float) -> Assoc
         entity.add_requested_context(sop_class, transfer_syntax)
     deadline = time.monotonic() + patience
     while True:
-        association = entity.associate(peer.host, peer.port, ae_title=peer.called)
+        association = keep_answers(entity.associate(peer.host, peer.port, ae_title=peer.called))
         if association.is_established:
             if association.send_c_echo().get("Status") == 0x0000:
                 return association

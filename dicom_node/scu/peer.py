@@ -14,6 +14,7 @@ from pynetdicom.association import Association
 
 from dicom_node.config import check_ae_title
 from dicom_node.errors import InputError, RefusedError, UnreachableError
+from dicom_node.scu.answers import keep_answers
 from dicom_node.spool.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
 
 _ADDRESS = re.compile(r"(?P<title>[^@]+)@(?P<host>\[[^\]]+\]|[^:@]+):(?P<port>\d{1,5})\Z")
@@ -87,7 +88,7 @@ def associate(
     try:
         if not association.is_established:
             raise _refusal(peer, association, calling)
-        yield association
+        yield keep_answers(association)
     finally:
         if association.is_established:
             association.release()

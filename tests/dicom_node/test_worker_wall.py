@@ -16,6 +16,7 @@ from pynetdicom import AE
 from pynetdicom.sop_class import CTImageStorage  # type: ignore[attr-defined]
 
 from dicom_node.audit import AuditLog
+from dicom_node.scu.answers import keep_answers
 from tests.interop.node_process import ROOT, RunningNode, wait_for
 from tests.interop.studies import Planted, ct_instance
 
@@ -33,7 +34,7 @@ def node(tmp_path: Path) -> Iterator[RunningNode]:
 def c_store(node: RunningNode, *files: bytes, calling: str = "MODALITY") -> list[int]:
     ae = AE(ae_title=calling)
     ae.add_requested_context(CTImageStorage, "1.2.840.10008.1.2.1")
-    association = ae.associate("127.0.0.1", node.config.dicom.port, ae_title=node.config.dicom.ae_title)
+    association = keep_answers(ae.associate("127.0.0.1", node.config.dicom.port, ae_title=node.config.dicom.ae_title))
     assert association.is_established
     try:
         return [association.send_c_store(pydicom.dcmread(io.BytesIO(data), force=True)).Status for data in files]
