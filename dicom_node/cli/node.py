@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from dicom_node.cli import labels, optout, peers
+from dicom_node.cli import labels, optout, peers, quarantine
 from dicom_node.cli.output import ConfigOption, JsonOption, find_config, print_json, print_table
 from dicom_node.cli.people import ByOption
 from dicom_node.errors import RefusedError
@@ -16,6 +16,7 @@ from dicom_node.errors import RefusedError
 app = typer.Typer(help="The hospital's node: make it, run it, ask it, steer it.", no_args_is_help=True)
 app.add_typer(labels.app, name="labels")
 app.add_typer(optout.app, name="optout")
+app.add_typer(quarantine.app, name="quarantine")
 peers.add_to(app)
 
 

@@ -124,7 +124,7 @@ def test_a_stranger_a_misdirected_and_a_broken_message_are_refused(desk, tmp_pat
     refused(desk.ask(1, recipient="South"), "not a request to this site")
     refused(desk.ask(1, v=2), "another version")
     whole = desk.request(1)
-    for broken in (whole[:-1], whole[:100], b"", b"nonsense", whole[:-9] + b"x" + whole[-8:]):
+    for broken in (whole[:-1], whole[:100], b"", b"nonsense", whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:]):
         refused(desk.read(desk.executor.handle(broken)), "")
     refused(desk.ask(1, model=b"cos\nsystem\n(S'id'\ntR."), "not a whole safetensors file")
     assert not list(desk.audit.records("round.trained"))

@@ -77,10 +77,11 @@ class Bench:
             self.spool.add_file(ct_instance(planted(study), number, **kwargs), source="TEST")  # type: ignore[arg-type]
 
     def run(self, rounds: int = 60) -> None:
-        """Work until nothing is left to do."""
-        time.sleep(0.06)
+        """Work until nothing is left to do; each look comes after the quiet period, so what arrives late is seen."""
         idle = 0
         while idle < 3 and rounds:
+            if idle < 2:
+                time.sleep(0.06)
             self.worker._chores_at = 0.0
             idle = 0 if self.worker.step() else idle + 1
             rounds -= 1
