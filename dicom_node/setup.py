@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 
 from dicom_node.config import check_ae_title, load_config
@@ -25,7 +27,7 @@ processes = 2                       # receiver processes on that port; more than
 max_associations = 64
 max_pdu = 131072
 allowed_ae_titles = []              # calling AE titles; [] accepts any
-allowed_networks = ["127.0.0.0/8", "::1/128"]   # add your modalities' network, e.g. "10.20.0.0/16"
+allowed_networks = {networks}   # add your modalities' network, e.g. "10.20.0.0/16"
 private_sop_classes = []            # private storage SOP Class UIDs to accept
 idle_timeout_s = 60                 # an association without a message for so long is aborted
 stall_timeout_s = 30                # a message that stops half way for so long is aborted
@@ -91,21 +93,40 @@ passphrase_env = ""                 # or the name of an environment variable tha
 
 
 def write_default_config(
-    folder: Path, *, ae_title: str = "FEDPACS", port: int = 11112, http_port: int = 8080, name: str = "hospital"
+    folder: Path,
+    *,
+    ae_title: str = "FEDPACS",
+    port: int = 11112,
+    http_port: int = 8080,
+    name: str = "hospital",
+    networks: Sequence[str] = (),
 ) -> Path:
     """Write `folder`/node.toml and make the node's folders and first keys. Returns the file.
 
+    `networks` (CIDR) may connect beside this machine itself.
     Raises ConfigError when the folder already holds a node or a value is wrong, StorageError when it cannot be written.
     """
     try:
         check_ae_title(ae_title)
     except ValueError as error:
         raise ConfigError(f"--ae-title {ae_title!r} {error}.") from None
+    for network in networks:
+        try:
+            ipaddress.ip_network(network)
+        except ValueError:
+            raise ConfigError(
+                f"--allow-network {network!r} is no network: write it as address/bits, for example 10.20.0.0/16."
+            ) from None
     file = folder.expanduser().resolve() / "node.toml"
     if file.exists():
         raise ConfigError(f"{file} exists already: choose another folder, or edit that file.")
     text = _TEMPLATE.format(
-        file=file.name, name=json.dumps(name), ae_title=json.dumps(ae_title), port=int(port), http_port=int(http_port)
+        file=file.name,
+        name=json.dumps(name),
+        ae_title=json.dumps(ae_title),
+        port=int(port),
+        http_port=int(http_port),
+        networks=json.dumps(["127.0.0.0/8", "::1/128", *networks]),
     )
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -29,16 +29,25 @@ def init(
         int, typer.Option("--http-port", help="Port of the console and REST interface.", min=1, max=65535)
     ] = 8080,
     name: Annotated[str, typer.Option("--name", help="How this hospital is called in the federation.")] = "hospital",
+    networks: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allow-network", metavar="CIDR", help="A network that may connect, like 10.20.0.0/16; repeatable."
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Make DIR/node.toml, commented and ready to run, with its guarded folders and keys."""
     from dicom_node.setup import write_default_config
 
-    file = write_default_config(folder, ae_title=ae_title, port=port, http_port=http_port, name=name)
+    file = write_default_config(
+        folder, ae_title=ae_title, port=port, http_port=http_port, name=name, networks=networks or ()
+    )
     if as_json:
         print_json({"config": str(file), "ae_title": ae_title, "port": port, "http_port": http_port, "name": name})
         return
-    print(f"Made {file}. It accepts any calling AE on this machine; next: fedpacs node run --config {file}")
+    where = " and in " + ", ".join(networks) if networks else " (for others: --allow-network, or node.toml)"
+    print(f"Made {file}. It accepts any calling AE on this machine{where}; next: fedpacs node run --config {file}")
 
 
 @app.command()

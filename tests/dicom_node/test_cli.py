@@ -73,6 +73,15 @@ def test_init_says_what_to_do_next_and_refuses_twice(capsys: pytest.CaptureFixtu
     assert code == 3 and "--ae-title" in err
 
 
+def test_init_lets_named_networks_in_beside_this_machine(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    networks = ("--allow-network", "10.20.0.0/16", "--allow-network", "2001:db8::/48")
+    assert call(capsys, "node", "init", tmp_path / "n", *networks)[0] == 0
+    allowed = load_config(tmp_path / "n" / "node.toml").dicom.allowed_networks
+    assert allowed == ("127.0.0.0/8", "::1/128", "10.20.0.0/16", "2001:db8::/48")
+    code, _, err = call(capsys, "node", "init", tmp_path / "m", "--allow-network", "hospital.example")
+    assert code == 3 and "--allow-network" in err and not (tmp_path / "m" / "node.toml").exists()
+
+
 def test_bad_configuration_is_exit_3_without_traceback(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
