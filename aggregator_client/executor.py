@@ -10,10 +10,6 @@ import hashlib
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -31,15 +27,14 @@ from aggregator_client.ledger import Ledger
 from aggregator_client.messages import COORDINATOR, REQUESTS, VERSION, Message
 from aggregator_client.project import ProjectDocument
 from aggregator_client.sealing import Context
+from aggregator_client.trainer_process import TrainerProcess
 from dicom_node.audit import AuditLog
 from dicom_node.config import NodeConfig
 from dicom_node.pause import is_paused
 from dicom_node.records import Catalogue
-from dicom_node.supervise import start_child
 from trainer import weights
 from trainer.spec import JobSpec, lr_at_round
 
-_GRACE_SECONDS = 10.0
 Report = Callable[..., None]
 
 
@@ -53,6 +48,7 @@ class Executor:
     audit: AuditLog
     ledger: Ledger
     report: Report
+    trainer: TrainerProcess
 
     @property
     def site(self) -> str:
@@ -247,28 +243,11 @@ class _Job:
         return found
 
     def _train(self, spec: Path) -> None:
-        argv = ["nice", "-n", "5", sys.executable, "-m", "trainer.job", str(spec)]
-        log = self.node.config.storage.logs / "trainer.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("ab") as errors:
-            process = start_child(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors)
-        end = time.monotonic() + self.deadline
-        said = "the trainer ended without a word"
-        try:
-            timer = _kill_at(process, end)
-            assert process.stdout is not None
-            for line in process.stdout:
-                said = self._listen(line, said)
-            code = process.wait()
-            timer.cancel()
-        finally:
-            _kill(process)
+        said = ["the trainer ended without a word"]
+        code = self.node.trainer.run(spec, self.deadline, lambda line: said.append(self._listen(line, said[-1])))
         if code != 0:
-            late = time.monotonic() >= end
-            raise RefusedError(
-                f"{self.node.site} could not train: "
-                + (f"it took longer than the {self.deadline:g} s of a round" if late else said)
-            )
+            late = f"it took longer than the {self.deadline:g} s of a round"
+            raise RefusedError(f"{self.node.site} could not train: {late if code is None else said[-1]}")
 
     def _listen(self, line: bytes, said: str) -> str:
         try:
@@ -315,19 +294,3 @@ class _Job:
             loss=head["loss"],
             auc=metrics.get("auc"),
         )
-
-
-def _kill_at(process: subprocess.Popen[bytes], when: float) -> threading.Timer:
-    timer = threading.Timer(max(0.0, when - time.monotonic()), _kill, (process,))
-    timer.daemon = True
-    timer.start()
-    return timer
-
-
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
-        try:
-            os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-        process.wait()

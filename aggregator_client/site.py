@@ -24,6 +24,7 @@ from aggregator_client.executor import Executor
 from aggregator_client.invitations import Invitation
 from aggregator_client.keys import node_keys
 from aggregator_client.ledger import Ledger
+from aggregator_client.trainer_process import TrainerProcess
 from aggregator_client.transport import SiteLink
 from dicom_node.audit import AuditLog
 from dicom_node.config import NodeConfig, load_config
@@ -101,10 +102,13 @@ def run(config: NodeConfig) -> None:
     folder = config.storage.federation
     link = FlowerLink(address, invitation.ca_pem.encode(), key, folder / "flower")
     audit, ledger = AuditLog(config.storage.audit), Ledger(folder)
-    executor = Executor(config, invitation, keys, audit, ledger, _reporter(status))
+    trainer = TrainerProcess(config.storage.logs / "trainer.log")
+    executor = Executor(config, invitation, keys, audit, ledger, _reporter(status), trainer)
     try:
+        trainer.warm()
         serve(link, executor, status, config.federation.poll_seconds)
     finally:
+        trainer.close()
         link.close()
         ledger.close()
         audit.close()

@@ -20,6 +20,7 @@ from aggregator_client.ledger import Ledger
 from aggregator_client.messages import COORDINATOR, Message
 from aggregator_client.project import ProjectDocument, SignedProject, sign
 from aggregator_client.sealing import Context
+from aggregator_client.trainer_process import TrainerProcess
 from dicom_node.audit import AuditLog
 from dicom_node.cli import run
 from dicom_node.config import NodeConfig, load_config
@@ -77,7 +78,7 @@ def hospital(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hospital:
     config = load_config(file)
     made = Executor(
         config, invitation_of(config), node_keys(config.storage.keys), AuditLog(config.storage.audit),
-        Ledger(config.storage.federation), lambda **facts: None,
+        Ledger(config.storage.federation), lambda **facts: None, TrainerProcess(config.storage.logs / "trainer.log"),
     )  # fmt: skip
     return Hospital(config, coordinator, made)
 

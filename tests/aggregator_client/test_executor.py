@@ -15,6 +15,7 @@ from aggregator_client.keys import node_keys
 from aggregator_client.ledger import Ledger
 from aggregator_client.messages import COORDINATOR, Message
 from aggregator_client.sealing import Context
+from aggregator_client.trainer_process import TrainerProcess
 from dicom_node import pause
 from dicom_node.audit import AuditLog
 from tests.aggregator_client import hospital
@@ -24,7 +25,7 @@ from trainer import networks, weights
 class Desk:
     """One hospital's executor and what a coordinator needs to talk to it."""
 
-    def __init__(self, root, **changes):
+    def __init__(self, root, trainer, **changes):
         self.coordinator = settings.create(root / "coordinator", name="University", host="127.0.0.1", port=9443)
         self.hospital = hospital.hospital(root / "north", "North", self.coordinator)
         self.config, self.keys = self.hospital.config, node_keys(self.hospital.config.storage.keys)
@@ -38,6 +39,7 @@ class Desk:
             self.audit,
             self.ledger,
             lambda **facts: self.reports.append(facts),
+            trainer,
         )
         network = self.project.document.network
         self.model = weights.to_bytes(networks.initial_weights(network.name, network.args, 0))
@@ -65,10 +67,18 @@ class Desk:
         self.audit.close()
 
 
+@pytest.fixture(scope="module")
+def trainer(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        with closing(TrainerProcess(tmp_path_factory.mktemp("trainer") / "trainer.log")) as made:
+            made.warm()
+            yield made
+
+
 @pytest.fixture
-def desk(tmp_path, monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    made = Desk(tmp_path)
+def desk(tmp_path, trainer):
+    made = Desk(tmp_path, trainer)
     yield made
     made.close()
 
@@ -143,17 +153,15 @@ def test_training_that_takes_longer_than_the_round_is_stopped(desk):
     refused(desk.ask(1, deadline_s=0.3), "longer than the 0.3 s")
 
 
-def test_a_hospital_whose_data_do_not_fulfil_the_contract_sits_it_out(tmp_path, monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    with closing(Desk(tmp_path, contract={"min_train_images": 500})) as made:
+def test_a_hospital_whose_data_do_not_fulfil_the_contract_sits_it_out(tmp_path, trainer):
+    with closing(Desk(tmp_path, trainer, contract={"min_train_images": 500})) as made:
         made.hospital.approve(made.project)
         refused(made.ask(1), "data contract")
 
 
 @pytest.mark.parametrize("algorithm", ["fedbn", "scaffold", "fedprox"])
-def test_what_an_algorithm_keeps_at_the_site_stays_there(tmp_path, monkeypatch, algorithm):
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    with closing(Desk(tmp_path, algorithm={"name": algorithm, "args": {}})) as made:
+def test_what_an_algorithm_keeps_at_the_site_stays_there(tmp_path, trainer, algorithm):
+    with closing(Desk(tmp_path, trainer, algorithm={"name": algorithm, "args": {}})) as made:
         made.hospital.approve(made.project)
         first, second = made.ask(1), made.ask(2)
         model = weights.from_bytes(second.parts["model"])
