@@ -42,8 +42,8 @@ classes = ["normal", "bacterial", "viral"]
 min_patients = 20
 
 [network]
-name = "small_resnet"
-args = {{ in_channels = 1, classes = 3, widths = [16, 32, 64], norm = "batch" }}
+name = "monai_resnet"
+args = {{ in_channels = 1, classes = 3, widths = [8, 16, 32, 64], stem = 1, norm = "batch" }}
 
 [algorithm]
 name = "fedavg"
