@@ -84,8 +84,28 @@ def test_weight_transfer_visits_the_sites_one_by_one():
     assert aggregate(cyclic, model(0), Update("a", model(7), 5))["w"].tolist() == [7]
 
 
+def test_single_transfer_moves_on_when_the_visited_site_no_longer_gains():
+    single, sites = choose("single_transfer", {"visits": 6, "patience": 2}), ["a", "b"]
+    # round 1 begins with no model of a's; a's metric rises to round 3, then stays
+    scores = {1: {"a": 0.5}, 2: {"a": 0.7}, 3: {"a": 0.8}, 4: {"a": 0.8}, 5: {"a": 0.79}}
+    assert [single.participants(n, sites, scores) for n in range(1, 8)] == [["a"]] * 5 + [["b"]] * 2
+    assert [single.participants(n, sites, {}) for n in range(1, 8)] == [["a"]] * 6 + [["b"]]  # no score: the whole visit
+    bad = {n: {"a": 0.9 - n / 100} for n in range(1, 4)}  # training only harms: two rounds of it are enough
+    assert [single.participants(n, sites, bad) for n in range(1, 5)] == [["a"]] * 3 + [["b"]]
+
+
+def test_a_share_of_the_sites_is_drawn_anew_each_round_and_the_same_again_after_a_restart():
+    sites = list("abcdefghij")
+    drawn = [choose("fedavg", {"share": 0.3, "seed": 5}).participants(n, sites) for n in range(1, 40)]
+    assert drawn == [choose("fedprox", {"share": 0.3, "seed": 5}).participants(n, sites[::-1]) for n in range(1, 40)]
+    assert all(len(one) == 3 and one == sorted(one) for one in drawn) and set().union(*drawn) == set(sites)
+    assert choose("median", {"share": 0.31}).participants(1, sites[:4]) and len(set(map(tuple, drawn))) > 10
+    with pytest.raises(ProjectError, match="share"):
+        choose("fedavg", {"share": 0})
+
+
 def test_an_unknown_algorithm_or_setting_is_said():
-    with pytest.raises(ProjectError, match="not installed here: choose one of cyclic, fedavg"):
+    with pytest.raises(ProjectError, match="not installed here: choose one of agnostic, centred"):
         choose("magic", {})
     with pytest.raises(ProjectError, match="does not know a setting"):
         choose("fedavg", {"wieghting": "equal"})

@@ -6,35 +6,54 @@ read one by one, in the order of the sites' names, so that the same updates alwa
 
 from __future__ import annotations
 
+import math
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
 
-from aggregator_client.errors import MessageError
+from aggregator_client.errors import MessageError, ProjectError
 
 Weights = dict[str, np.ndarray]
+Scores = Mapping[int, Mapping[str, float]]
+"""By round and site: the metric, on the site's held-out patients, of the model the round began with."""
 
 
 @dataclass(frozen=True)
 class Update:
-    """What one site sends back: named arrays, how many samples they were trained on, and what its algorithm adds."""
+    """What one site sends back: named arrays, how many samples they were trained on, and what its algorithm adds.
+
+    steps: the optimiser steps of its training; loss: of the model it was given, on its held-out patients.
+    """
 
     site: str
     weights: Weights
     samples: int
     extra: Weights = field(default_factory=dict)
+    steps: int = 1
+    loss: float | None = None
 
 
 class Strategy:
-    """Base of the algorithms. `begin`, `add` each update, `finish`: the next global model."""
+    """Base of the algorithms. `begin`, `add` each update, `finish`: the next global model.
+
+    share: of the members who train in a round, drawn anew each round from `seed` (McMahan et al. 2017, C).
+    """
 
     name: ClassVar[str]
 
-    def participants(self, number: int, members: Sequence[str]) -> list[str]:
-        """Who trains in round `number` (from 1)."""
-        return sorted(members)
+    def __init__(self, share: float = 1.0, seed: int = 0) -> None:
+        if not 0 < share <= 1:
+            raise ProjectError(f"The algorithm's share {share} of the sites is not above 0 and at most 1: mend it.")
+        self.share, self.seed = share, seed
+
+    def participants(self, number: int, members: Sequence[str], scores: Scores | None = None) -> list[str]:
+        """Who trains in round `number` (from 1); `scores` of the rounds before, for algorithms that look at them."""
+        everyone = sorted(members)
+        count = max(1, math.ceil(self.share * len(everyone) - 1e-9))
+        return sorted(random.Random(f"{self.seed}/{number}").sample(everyone, count))
 
     def begin(self, current: Weights) -> None:
         """Start an aggregation on top of the global model `current`."""
@@ -66,6 +85,11 @@ class Strategy:
         check_arrays(update.weights, current, update.site)
         if update.samples < 1:
             raise MessageError(f"The update of {update.site} claims {update.samples} samples: it is not used.")
+
+
+def learned(name: str, value: np.ndarray) -> bool:
+    """Whether a server's optimiser may step along this array: counts and BatchNorm's running statistics are only averaged."""
+    return value.dtype.kind == "f" and not name.endswith(("running_mean", "running_var"))
 
 
 def check_arrays(arrays: Mapping[str, np.ndarray], like: Mapping[str, np.ndarray], site: str) -> None:

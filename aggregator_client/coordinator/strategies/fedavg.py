@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from aggregator_client.coordinator.strategies.base import Mean, Strategy, Update, Weights
 from aggregator_client.errors import ProjectError
 
@@ -11,7 +13,8 @@ class FedAvg(Strategy):
 
     name = "fedavg"
 
-    def __init__(self, weighting: str = "samples") -> None:
+    def __init__(self, weighting: str = "samples", **common: Any) -> None:
+        super().__init__(**common)
         if weighting not in ("samples", "equal"):
             raise ProjectError(f"The algorithm's weighting {weighting!r} is unknown: use 'samples' or 'equal'.")
         self.weighting = weighting

@@ -15,13 +15,15 @@ from aggregator_client.coordinator.strategies.fedavg import FedAvg
 from trainer.weights import norm_layers
 
 
-class FedBN(FedAvg):
-    """The mean of all layers but the normalisation ones."""
+class KeepsLayers(FedAvg):
+    """The mean of all arrays but those that stay at the sites."""
 
-    name = "fedbn"
+    def own(self, arrays: Mapping[str, np.ndarray]) -> set[str]:
+        """The names that never leave a site."""
+        raise NotImplementedError
 
     def check(self, update: Update, current: Mapping[str, np.ndarray]) -> None:
-        own = norm_layers(current)
+        own = self.own(current)
         super().check(
             Update(update.site, {**{n: current[n] for n in own}, **update.weights}, update.samples, update.extra),
             current,
@@ -30,3 +32,12 @@ class FedBN(FedAvg):
 
     def finish(self) -> Weights:
         return {**self.current, **super().finish()}
+
+
+class FedBN(KeepsLayers):
+    """What stays: BatchNorm's weights, biases and statistics."""
+
+    name = "fedbn"
+
+    def own(self, arrays: Mapping[str, np.ndarray]) -> set[str]:
+        return norm_layers(arrays)

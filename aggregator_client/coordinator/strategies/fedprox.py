@@ -5,6 +5,8 @@ The proximal term is the site's work (trainer.local.algorithms); the mean is Fed
 
 from __future__ import annotations
 
+from typing import Any
+
 from aggregator_client.coordinator.strategies.fedavg import FedAvg
 from aggregator_client.errors import ProjectError
 
@@ -14,8 +16,8 @@ class FedProx(FedAvg):
 
     name = "fedprox"
 
-    def __init__(self, mu: float = 0.01, weighting: str = "samples") -> None:
-        super().__init__(weighting)
+    def __init__(self, mu: float = 0.01, **common: Any) -> None:
+        super().__init__(**common)
         if mu < 0:
             raise ProjectError(f"The algorithm's mu {mu} is negative: use 0 or more.")
         self.mu = mu

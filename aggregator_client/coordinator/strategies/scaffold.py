@@ -8,10 +8,11 @@ The mean is over the sites of the round, each counted once as in the paper, or w
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from aggregator_client.coordinator.strategies.base import Mean, Update, Weights, check_arrays
+from aggregator_client.coordinator.strategies.base import Mean, Scores, Update, Weights, check_arrays
 from aggregator_client.coordinator.strategies.fedavg import FedAvg
 
 CONTROL = "global."
@@ -23,15 +24,15 @@ class Scaffold(FedAvg):
 
     name = "scaffold"
 
-    def __init__(self, global_lr: float = 1.0, weighting: str = "equal") -> None:
-        super().__init__(weighting)
+    def __init__(self, global_lr: float = 1.0, weighting: str = "equal", **common: Any) -> None:
+        super().__init__(weighting, **common)
         self.global_lr = global_lr
         self.control: Weights = {}
         self.members = 1
 
-    def participants(self, number: int, members: Sequence[str]) -> list[str]:
+    def participants(self, number: int, members: Sequence[str], scores: Scores | None = None) -> list[str]:
         self.members = max(len(members), 1)
-        return super().participants(number, members)
+        return super().participants(number, members, scores)
 
     def extra(self) -> Weights:
         return {CONTROL + name: value.astype(np.float32) for name, value in self.control.items()}
