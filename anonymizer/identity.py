@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from dataclasses import dataclass
 from functools import lru_cache
 
-from anonymizer.words import common_words, fold, spellings, vocabulary
+from anonymizer.words import VENDORS, common_words, fold, other_kana, spellings, vocabulary
 
 _CJK = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff]")
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)?")
+_LONG_WORD = re.compile(r"(?<![^\W_])[^\W\d_]{5,}(?![^\W_])")
 _TITLES = frozenset(
     {"dr", "md", "prof", "mr", "mrs", "ms", "miss", "jr", "sr", "ii", "iii", "iv", "rn", "rt", "phd"}
     | {"do", "herr", "frau", "dipl", "med", "von", "van", "de", "der", "la", "le", "du"}
@@ -38,6 +40,7 @@ class Identity:
     birth_dates: frozenset[str]
     inside: re.Pattern[str] | None = None
     spelled: tuple[str, ...] = ()  # words with letters beyond ASCII, as they were written
+    names: tuple[str, ...] = ()  # long parts of names, to be known again with a slip of the pen
 
     def spans(self, folded: str) -> list[tuple[int, int]]:
         """Where a folded text holds a token."""
@@ -46,7 +49,26 @@ class Identity:
             found += [span for m in self.inside.finditer(folded) if (span := _whole_word(folded, m)) is not None]
         if self.cjk is not None and not folded.isascii():
             found += [m.span() for m in self.cjk.finditer(folded)]
+        if self.names:
+            found += [m.span() for m in _LONG_WORD.finditer(folded) if self._misspelt(m[0])]
         return found
+
+    def _misspelt(self, word: str) -> bool:
+        """Whether an unknown word is a part of a name but for one letter added, left out, changed or two exchanged."""
+        near = [name for name in self.names if abs(len(name) - len(word)) <= 1 and name[0] == word[0]]
+        return bool(near) and word not in vocabulary() and any(_one_slip(name, word) for name in near)
+
+
+def _one_slip(one: str, two: str) -> bool:
+    """Whether two different words are one edit (or one exchange of neighbours) apart."""
+    if len(one) > len(two):
+        one, two = two, one
+    at = next((i for i, (a, b) in enumerate(zip(one, two, strict=False)) if a != b), len(one))
+    if len(one) < len(two):
+        return one[at:] == two[at + 1 :]
+    return one[at + 1 :] == two[at + 1 :] or (
+        one[at : at + 2] == two[at : at + 2][::-1] and one[at + 2 :] == two[at + 2 :]
+    )
 
 
 def _whole_word(folded: str, match: re.Match[str]) -> tuple[int, int] | None:
@@ -79,6 +101,7 @@ class _Builder:
         self.cjk: set[str] = set()
         self.verify: set[str] = set()
         self.spelled: set[str] = set()
+        self.names: set[str] = set()
 
     def name(self, text: str) -> None:
         for words in _name_parts(text)[0]:
@@ -97,6 +120,10 @@ class _Builder:
         if len(folded) >= 2:
             self.cjk.add(re.escape(folded))
             self.verify.add(folded)
+            turned = fold(other_kana(unicodedata.normalize("NFKC", word)))[0]
+            if turned != folded and len(turned) >= 3:
+                self.cjk.add(re.escape(turned))
+                self.verify.add(turned)
         else:
             self.cjk.add(re.escape(folded) + r"(?=\s?(?:先生|さん|様|氏|女士|小姐|씨|님|군|양|医師|医生))")
 
@@ -106,18 +133,22 @@ class _Builder:
         strong = {p for p in parts if len(p) >= 3 and p not in common_words() and p not in _NO_NAME}
         for part in strong:
             self.words.add(part)
-            if len(part) >= 4 or not part.isascii():
+            if (len(part) >= 4 or not part.isascii()) and part not in VENDORS:
                 self.verify.add(part)
+            if len(part) >= 6 and part.isalpha():
+                self.names.add(part)
+                self.pairs.add(r"[\s.\-]?".join(part))  # s p e l t or bro ken
         plain = [fold(w)[0] for w in words]
         if len(plain) >= 2 and len(plain[0]) + len(plain[1]) >= 6 and not set(plain[:2]) <= _NO_NAME:
             one, two = plain[:2]
             self.verify.update((f"{one}^{two}", f"{one} {two}", f"{two} {one}", f"{one}, {two}", f"{one}_{two}"))
         for first in plain:
             for second in plain:
-                if first != second and len(first) + len(second) >= 5 and not {first, second} <= _NO_NAME:
+                long = len(first) + len(second) >= (4 if {first, second} - common_words() else 5)
+                if first != second and long and not {first, second} <= _NO_NAME:
                     if first not in strong or second not in strong:
                         self.pairs.add(rf"{re.escape(first)}[\s,^.\-]{{1,3}}{re.escape(second)}")
-                    if first not in _NO_NAME and second not in _NO_NAME:
+                    if first not in _NO_NAME and second not in _NO_NAME and len(first) + len(second) >= 5:
                         self.glued.add(first + second)
         for part in strong:
             for initial in {p[0] for p in plain if p != part}:
@@ -146,7 +177,7 @@ class _Builder:
     def place(self, text: str) -> None:
         folded = re.sub(r"\s+", " ", fold(text.strip(" \0"))[0].strip())
         words = _WORD.findall(folded)
-        distinctive = [w for w in words if len(w) >= 4 and w not in common_words() and not w.isdigit()]
+        distinctive = [w for w in words if len(w) >= 4 and w not in common_words() | VENDORS and not w.isdigit()]
         if len(folded) >= 5 and (distinctive or len(words) >= 3):
             self.glued.add(folded)
             self.verify.add(folded)
@@ -175,6 +206,7 @@ class _Builder:
             birth_dates,
             re.compile("|".join(map(re.escape, long))) if long else None,
             tuple(sorted(self.spelled)),
+            tuple(sorted(self.names)),
         )
 
 

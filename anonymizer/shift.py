@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime
 import re
+import unicodedata
+from functools import cache
 
 _DA = re.compile(r"(\d{4})([.\-/]?)(\d{2})\2(\d{2})$")
 _DT = re.compile(r"(\d{4})(\d{2})?(\d{2})?(\d{0,6}(?:\.\d{1,6})?)([+-]\d{4})?$")
@@ -53,31 +55,50 @@ def is_tm(value: str) -> bool:
     return all(not part or _TM.match(part) for part in value.split("-"))
 
 
-_MONTHS = {
-    name: number
-    for number, names in enumerate(
-        (
-            "jan january januar janvier enero gennaio janeiro",
-            "feb february februar fevrier febrero febbraio",
-            "mar march marz mars marzo marco",
-            "apr april avril abril aprile",
-            "may mai mayo maggio maio",
-            "jun june juni juin junio giugno",
-            "jul july juli juillet julio luglio",
-            "aug august aout agosto",
-            "sep sept september septembre septiembre settembre",
-            "oct october oktober okt octobre octubre ottobre",
-            "nov november novembre noviembre",
-            "dec december dezember dez decembre diciembre dicembre",
-        ),
-        1,
+_CALENDARS = tuple(
+    tuple(names.split())
+    for names in (
+        "January February March April May June July August September October November December",
+        "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec",
+        "Januar Februar März April Mai Juni Juli August September Oktober November Dezember",
+        "Jänner Februar März April Mai Juni Juli August Sept Okt November Dez",
+        "janvier février mars avril mai juin juillet août septembre octobre novembre décembre",
+        "enero febrero marzo abril mayo junio julio agosto septiembre octubre noviembre diciembre",
+        "gennaio febbraio marzo aprile maggio giugno luglio agosto settembre ottobre novembre dicembre",
+        "janeiro fevereiro março abril maio junho julho agosto setembro outubro novembro dezembro",
+        "januari februari maart april mei juni juli augustus september oktober november december",
+        "января февраля марта апреля мая июня июля августа сентября октября ноября декабря",
+        "stycznia lutego marca kwietnia maja czerwca lipca sierpnia września października listopada grudnia",
     )
-    for name in names.split()
-}
-_MONTH = "(?:" + "|".join(sorted(_MONTHS, key=len, reverse=True)) + ")"
+)
+
+
+def _folded(name: str) -> str:
+    return "".join(c for c in unicodedata.normalize("NFKD", name.casefold()) if not unicodedata.combining(c)).replace(
+        "ł", "l"
+    )
+
+
+_MONTHS = {_folded(name): number for names in reversed(_CALENDARS) for number, name in enumerate(names, 1)}
+_MONTHS["sept"] = 9
+_MONTH = "(?:" + "|".join(sorted(_MONTHS, key=lambda name: (-len(name), name))) + ")"
+_SURE_MONTH = (
+    "(?:"
+    + "|".join(
+        sorted(
+            (m for m in _MONTHS if m not in ("may", "mar", "march", "mai", "mars", "marca", "sep", "dec")),
+            key=len,
+            reverse=True,
+        )
+    )
+    + ")"
+)
 _Y, _M, _D = r"(?P<y>(?:1[89]|20)\d\d)", r"(?P<m>0?[1-9]|1[0-2])", r"(?P<d>0?[1-9]|[12]\d|3[01])"
 _MM, _DD = r"(?P<m>0[1-9]|1[0-2])", r"(?P<d>0[1-9]|[12]\d|3[01])"
-# (regular expression, how to write the result); searched in folded text, "_" counting as a space
+_NO_SIZE = r"(?![\d.])(?!\s?(?:mm|cm|m\b|ml|x\b))"
+_CLOCK = r"(?P<t>\s\d{1,2}:\d\d(?::\d\d)?\s)"
+_WHEN = r"(?:on|dated?|since|from|prior|until|till|exam|visit|seen|scan(?:ned)?|lmp|am|vom|le|el|comp(?:arison)?)"
+# (regular expression, how to write the result; "" removes it); searched in folded text, "_" counting as a space
 _FORMS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern), form)
     for pattern, form in (
@@ -86,56 +107,96 @@ _FORMS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (rf"(?<!\d){_Y} {_MM} {_DD}(?!\d)", "{y} {m:02d} {d:02d}"),
         (rf"{_Y}\s?年\s?{_M}\s?月\s?{_D}\s?日", "{y}年{m}月{d}日"),
         (rf"{_Y}\s?년\s?{_M}\s?월\s?{_D}\s?일", "{y}년 {m}월 {d}일"),
-        (rf"(?<![\d.]){_D}(?P<s>[-/.])\s?{_M}(?P=s)\s?{_Y}(?!\d)", "DMY"),
-        (rf"(?<![\d.]){_M}(?P<s>[-/])\s?{_D}(?P=s)\s?{_Y}(?!\d)", "{m:02d}{s}{d:02d}{s}{y}"),
         (
-            rf"(?<!\d){_D}(?:st|nd|rd|th|\.)?[ \-/]?(?:of |de )?(?P<b>{_MONTH})\.?,?(?: de)?[ \-/]?{_Y}(?!\d)",
-            "{d} {b} {y}",
+            r"(?:明治|大正|昭和|平成|令和)\s?(?:元|\d{1,2})\s?年(?:\s?\d{1,2}\s?月)?(?:\s?\d{1,2}\s?日)?|(?<![a-z])[mtshr]\d{1,2}\.\d{1,2}\.\d{1,2}(?!\d)",
+            "",
+        ),
+        (rf"(?<![\d.]){_D}(?P<s>[-/.])\s?{_M}(?P=s)\s?{_Y}(?!\d)", "DMY"),
+        (rf"(?<![\d.]){_M}(?P<s>[-/])\s?{_D}(?P=s)\s?{_Y}(?!\d)", "MDY"),
+        (
+            rf"(?<!\d){_D}(?:st|nd|rd|th|er|\.)?[ \-/]?(?:of |de )?(?P<b>{_MONTH})\.?,?(?: de)?(?P<g>[ \-/]?){_Y}(?!\d)",
+            "DBY",
         ),
         (rf"(?<![a-z])(?P<b>{_MONTH})\.?[ \-]?{_D}(?:st|nd|rd|th)?,?[ \-]{_Y}(?!\d)", "{b} {d}, {y}"),
-        (rf"(?<![\d.]){_D}(?P<s>[-/.]){_M}(?P=s)(?P<yy>\d\d)(?![\d.])(?!\s?(?:mm|cm|m\b|ml|x\b))", "DMy"),
-        (rf"(?<![\d.]){_M}(?P<s>[-/.]){_D}(?P=s)(?P<yy>\d\d)(?![\d.])(?!\s?(?:mm|cm|m\b|ml|x\b))", "MDy"),
-        (rf"(?<!\d){_D}[ \-]?(?P<b>{_MONTH})[ \-]?(?P<yy>\d\d)(?!\d)", ""),
+        (rf"(?<![a-z])(?P<b>{_MONTH})\.?\s{_D}{_CLOCK}{_Y}(?!\d)", "{b} {d}{t}{y}"),
+        (rf"(?<![\d.]){_D}(?P<s>[-/.]){_M}(?P=s)(?P<yy>\d\d){_NO_SIZE}", "DMY"),
+        (rf"(?<![\d.]){_M}(?P<s>[-/.]){_D}(?P=s)(?P<yy>\d\d){_NO_SIZE}", "MDY"),
+        (rf"(?<!\d){_D}(?:\.\s?|[ \-]?)(?P<b>{_MONTH})\.?(?P<g>[ \-]?)['’]?(?P<yy>\d\d)(?![\d:])", "DBY"),
         (rf"(?<!\d){_DD}{_MM}{_Y}(?!\d)", "{d:02d}{m:02d}{y}"),
         (rf"(?<!\d){_MM}{_DD}{_Y}(?!\d)", "{m:02d}{d:02d}{y}"),
         (rf"(?<![a-z])(?P<b>{_MONTH})\.?,?[ \-]{_Y}(?!\d)", ""),
         (rf"(?<![\d./\-]){_MM}/{_Y}(?!\d)", ""),
         (rf"(?<![\d.]){_M}\.{_D}\.{_Y}(?!\d)", ""),
+        # a day without its year: nothing says how far to move it
+        (
+            rf"(?<!\d){_D}(?:st|nd|rd|th)\s(?:of\s)?(?P<b>{_MONTH})(?![a-z])|(?<![a-z]){_MONTH}\.?\s\d{{1,2}}(?:st|nd|rd|th)(?![a-z])",
+            "",
+        ),
+        (
+            rf"(?<![\d.]){_D}\.?\s(?:de\s)?(?P<b>{_SURE_MONTH}|march)(?![a-z])(?!\s(?:fracture|views?))|(?<![a-z]){_SURE_MONTH}\.?\s(?:[12]\d|3[01]|0?[1-9])(?![\d.:/])(?!\s?(?:mm|cm|ml|views?|x))",
+            "",
+        ),
+        (rf"(?<=\s){_D}\s(?:may|mai)(?![a-z])(?=\s*(?:$|[,.;)]|at\s|um\s))", ""),
+        (
+            rf"(?<![a-z]){_WHEN}[\s:]+(?P<only>(?:0[1-9]|1[0-2])[/.](?:0[1-9]|[12]\d|3[01])|(?:0[1-9]|[12]\d|3[01])[/.](?:0[1-9]|1[0-2]))(?![\d/.])",
+            "",
+        ),
+        (r"(?<![\d/])\d{1,2}/\d{1,2}(?=\s?[\-–]\s?\d{1,2}/\d{1,2}/\d{2,4})", ""),
     )
 )
-_NAMES = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
 
 
 def dates_in(folded: str, days: int | None, month_first: bool = True) -> list[tuple[int, int, str]]:
     """(start, end, replacement) of each date in a folded text; the replacement is empty when ``days`` is None.
 
-    A date such as 03/04/2020 is read month first or day first as asked; partial dates (month and year) are removed.
+    A date such as 03/04/2020 is read month first or day first as asked; dates without a day or a year are removed.
     """
     found: list[tuple[int, int, str]] = []
     if not any(ch.isdigit() for ch in folded):
         return found
-    for pattern, form in _FORMS:
-        if form == "DMY" and month_first:
-            pattern, form = _FORMS[6]
-        elif form.startswith("{m:02d}{s}") and month_first:
-            pattern, form = _FORMS[5]
+    for pattern, form in _month_first() if month_first else _FORMS:
         for match in pattern.finditer(folded):
-            if any(match.start() < end and start < match.end() for start, end, _ in found):
+            start, end = match.span("only") if "only" in pattern.groupindex else match.span()
+            if any(start < e and s < end for s, e, _ in found):
                 continue
-            found.append((match.start(), match.end(), _rewritten(match, form, days)))
+            found.append((start, end, _rewritten(match, form, days)))
     return found
+
+
+@cache
+def _month_first() -> tuple[tuple[re.Pattern[str], str], ...]:
+    """The forms with each pair of day-first and month-first exchanged."""
+    forms = list(_FORMS)
+    for index, (_, form) in enumerate(_FORMS[:-1]):
+        if form == "DMY":
+            forms[index], forms[index + 1] = forms[index + 1], forms[index]
+    return tuple(forms)
 
 
 def _rewritten(match: re.Match[str], form: str, days: int | None) -> str:
     part = match.groupdict()
-    if days is None or not form or form in ("DMy", "MDy"):
+    if days is None or not form:
         return ""
     month = int(part["m"]) if part.get("m") else _MONTHS[part["b"]]
-    moved = shifted(int(part["y"]), month, int(part["d"]), days)
+    short = part.get("yy")
+    year = int(part["y"]) if part.get("y") else int(short or 0) + (2000 if int(short or 0) <= 30 else 1900)
+    moved = shifted(year, month, int(part["d"]), days)
     if moved is None:
         return ""
     sep = part.get("s") or ""
-    if form == "DMY":
-        form = "{d:02d}{s}{m:02d}{s}{y}"
-    name = _NAMES[moved.month - 1].capitalize()
-    return form.format(y=f"{moved.year:04d}", m=moved.month, d=moved.day, s=sep, b=name)
+    form = {"DMY": "{d:02d}{s}{m:02d}{s}{y}", "MDY": "{m:02d}{s}{d:02d}{s}{y}", "DBY": "{d}{g}{b}{g}{y}"}.get(
+        form, form
+    )
+    text = f"{moved.year % 100:02d}" if short else f"{moved.year:04d}"
+    gap, clock = part.get("g") or " ", part.get("t") or " "
+    return form.format(
+        y=text, m=moved.month, d=moved.day, s=sep, g=gap, t=clock, b=_month_like(part.get("b"), moved.month)
+    )
+
+
+def _month_like(word: str | None, month: int) -> str:
+    """The month's name in the language and length of ``word``."""
+    calendar = next((names for names in _CALENDARS if word and word in map(_folded, names)), _CALENDARS[1])
+    if word == "may":
+        calendar = _CALENDARS[0]
+    return calendar[month - 1]

@@ -8,339 +8,34 @@ from functools import cache
 
 from anonymizer.tables import DATA
 
-EPONYMS = frozenset(
+VENDORS = frozenset(
     [
-        "achilles",
-        "addison",
-        "alzheimer",
-        "allen",
-        "apert",
-        "arnold",
-        "asherman",
-        "baker",
-        "bankart",
-        "barrett",
-        "bartholin",
-        "bartter",
-        "basedow",
-        "bechterew",
-        "behcet",
-        "bell",
-        "bennett",
-        "berger",
-        "binswanger",
-        "blalock",
-        "bochdalek",
-        "boerhaave",
-        "bosniak",
-        "bouchard",
-        "bowen",
-        "bowman",
-        "broca",
-        "broden",
-        "brodmann",
-        "brugada",
-        "buerger",
-        "burkitt",
-        "butterworth",
-        "caroli",
-        "castleman",
-        "chagas",
-        "charcot",
-        "chiari",
-        "child",
-        "chilaiditi",
-        "cobb",
-        "colles",
-        "conn",
-        "cooper",
-        "couinaud",
-        "creutzfeldt",
-        "crohn",
-        "cushing",
-        "dandy",
-        "darier",
-        "debakey",
-        "denonvilliers",
-        "dixon",
-        "doppler",
-        "douglas",
-        "down",
-        "dressler",
-        "duchenne",
-        "dupuytren",
-        "ebstein",
-        "ehlers",
-        "ernst",
-        "erdheim",
-        "ewing",
-        "fabry",
-        "fallopian",
-        "fallot",
-        "fanconi",
-        "felty",
-        "fleischner",
-        "foley",
-        "fontaine",
-        "fourier",
-        "frei",
-        "freiberg",
-        "gallot",
-        "galeazzi",
-        "galen",
-        "garden",
-        "gardner",
-        "gaucher",
-        "gerota",
-        "ghon",
-        "gibbs",
-        "gilbert",
-        "gleason",
-        "glisson",
-        "goodpasture",
-        "gorham",
-        "grave",
-        "graves",
-        "grawitz",
-        "guillain",
-        "guyon",
-        "hampton",
-        "hamming",
-        "hann",
-        "hanning",
-        "hartmann",
-        "hashimoto",
-        "heberden",
-        "henle",
-        "henoch",
-        "hess",
-        "hickman",
-        "hill",
-        "hirschsprung",
-        "hodgkin",
-        "hounsfield",
-        "huntington",
-        "jefferson",
-        "jones",
-        "kaposi",
-        "kartagener",
-        "kawasaki",
-        "kellgren",
-        "kerley",
-        "kienbock",
-        "klatskin",
-        "klinefelter",
-        "klippel",
-        "kohler",
-        "kupffer",
-        "larmor",
-        "langerhans",
-        "lauge",
-        "le",
-        "legg",
-        "leriche",
-        "lennox",
-        "lewy",
-        "lisfranc",
-        "littre",
-        "lynch",
-        "magendie",
-        "maisonneuve",
-        "mallory",
-        "marfan",
-        "meckel",
-        "meigs",
-        "meniere",
-        "merkel",
-        "mirizzi",
-        "monro",
-        "monteggia",
-        "morgagni",
-        "morison",
-        "morton",
-        "mueller",
-        "muller",
-        "munchausen",
-        "murphy",
-        "ollier",
-        "oddi",
-        "osgood",
-        "osler",
-        "paget",
-        "pancoast",
-        "parkinson",
-        "perthes",
-        "peyer",
-        "peyronie",
-        "peutz",
-        "pfannenstiel",
-        "pick",
-        "poland",
-        "pott",
-        "pugh",
-        "purkinje",
-        "ramsay",
-        "rathke",
-        "raynaud",
-        "reiter",
-        "rett",
-        "rendu",
-        "riedel",
-        "riemann",
-        "rolandic",
-        "rosai",
-        "rutherford",
-        "salter",
-        "sachs",
-        "scheuermann",
-        "schatzki",
-        "schlatter",
-        "schmorl",
-        "segond",
-        "sheehan",
-        "shepp",
-        "simpson",
-        "sjogren",
-        "smith",
-        "stanford",
-        "stener",
-        "stevens",
-        "still",
-        "sturge",
-        "sudeck",
-        "swan",
-        "swyer",
-        "sylvian",
-        "takayasu",
-        "tarlov",
-        "teichholz",
-        "thomas",
-        "tietze",
-        "tourette",
-        "treitz",
-        "turner",
-        "vater",
-        "virchow",
-        "virchow",
-        "volkmann",
-        "waldenstrom",
-        "warthin",
-        "weber",
-        "wegener",
-        "werner",
-        "wernicke",
-        "westermark",
-        "whipple",
-        "willebrand",
-        "willis",
-        "wilms",
-        "wilson",
-        "wirsung",
-        "wolff",
-        "wolfe",
-        "zenker",
-        "zollinger",
-        "hawkins",
-        "gartland",
-        "mason",
-        "neer",
-        "danis",
-        "jones",
-        "schatzker",
-        "denis",
-        "kummell",
-        "romberg",
-        "rinne",
-        "trendelenburg",
-        "non-hodgkin",
-        "fisher",
-        "hunt",
+        "agfa",
+        "bayer",
+        "canon",
+        "carestream",
+        "elekta",
+        "esaote",
+        "fuji",
+        "fujifilm",
+        "ge",
+        "hitachi",
+        "hologic",
+        "konica",
+        "medtronic",
+        "mindray",
+        "minolta",
+        "neusoft",
+        "philips",
+        "samsung",
+        "sectra",
+        "shimadzu",
+        "siemens",
+        "toshiba",
+        "varian",
+        "ziehm",
     ]
-)
-# Words of the trade that no dictionary has
-_TRADE = frozenset(
-    [
-        "mprage",
-        "vibe",
-        "haste",
-        "trufi",
-        "fiesta",
-        "lava",
-        "propeller",
-        "blade",
-        "space",
-        "cube",
-        "grase",
-        "syngo",
-        "axials",
-        "sagittals",
-        "coronals",
-        "tomosynthesis",
-        "tomosynth",
-        "gadovist",
-        "dotarem",
-        "magnevist",
-        "omnipaque",
-        "ultravist",
-        "visipaque",
-        "isovue",
-        "iohexol",
-        "iopamidol",
-        "gadolinium",
-        "fdg",
-        "psma",
-        "dotatate",
-        "radiologist",
-        "radiologists",
-        "technologist",
-        "technologists",
-        "sonographer",
-        "oncologist",
-        "cardiologist",
-        "neurologist",
-        "surgeon",
-        "physician",
-        "resident",
-        "attending",
-        "recon",
-        "recons",
-        "hypodense",
-        "hyperdense",
-        "hypointense",
-        "hyperintense",
-        "isointense",
-        "ground-glass",
-        "reticulonodular",
-        "unremarkable",
-        "atelectasis",
-        "atelectatic",
-        "infiltrate",
-        "infiltrates",
-        "opacification",
-        "osteophytes",
-        "spondylosis",
-        "listhesis",
-        "cholelithiasis",
-        "nephrolithiasis",
-        "diverticulosis",
-        "angiogram",
-        "venogram",
-        "arthrogram",
-        "mammogram",
-        "sonogram",
-        "echocardiogram",
-        "homograft",
-        "xenograft",
-        "anastomosis",
-        "stenotic",
-        "aneurysmal",
-        "ectatic",
-        "tortuous",
-        "calcified",
-        "noncontrast",
-        "non-contrast",
-    ]
-)
+)  # makers whose names are no secret where a maker is to stand, whoever else bears them
 EPONYM_HEADS = (
     "disease|syndrome|sign|lymphoma|cyst|palsy|fracture|tumou?r|sarcoma|phenomenon|contracture|hernia|node|nodes|deformity|"
     "malformation|test|manoeuvre|maneuver|score|scale|classification|grade|type|angle|line|lines|point|space|pouch|ligament|"
@@ -351,10 +46,14 @@ EPONYM_HEADS = (
 )
 
 
+_PLAIN = {"ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "ı": "i", "æ": "ae", "œ": "oe", "ё": "е"}
+
+
 def fold_char(char: str) -> str:
     """A character in lower case without accents, half and full width made equal."""
     plain = "".join(c for c in unicodedata.normalize("NFKD", char) if not unicodedata.combining(c)).casefold()
-    return {"ø": "o", "ł": "l", "đ": "d", "ı": "i", "æ": "ae", "œ": "oe", "ё": "е"}.get(plain, plain)
+    plain = unicodedata.normalize("NFC", plain)  # a Hangul syllable is one character again
+    return _PLAIN.get(plain, plain)
 
 
 def fold(text: str) -> tuple[str, list[int] | None]:
@@ -373,35 +72,87 @@ def fold(text: str) -> tuple[str, list[int] | None]:
 _UMLAUTS = str.maketrans(
     {"ä": "ae", "ö": "oe", "ü": "ue", "å": "aa", "ø": "oe", "ß": "ss", "Ä": "Ae", "Ö": "Oe", "Ü": "Ue"}
 )
+_CYRILLIC = {
+    "а": "a", "б": "b", "в": "v", "г": "g", "д": "d", "е": "e", "ё": "e", "ж": "zh", "з": "z", "и": "i", "й": "y", "к": "k",
+    "л": "l", "м": "m", "н": "n", "о": "o", "п": "p", "р": "r", "с": "s", "т": "t", "у": "u", "ф": "f", "х": "kh", "ц": "ts",
+    "ч": "ch", "ш": "sh", "щ": "shch", "ъ": "", "ы": "y", "ь": "", "э": "e", "ю": "yu", "я": "ya", "і": "i", "ї": "yi",
+    "є": "ye", "ґ": "g",
+}  # fmt: skip
+_GREEK = {
+    "α": "a", "β": "v", "γ": "g", "δ": "d", "ε": "e", "ζ": "z", "η": "i", "θ": "th", "ι": "i", "κ": "k", "λ": "l", "μ": "m",
+    "ν": "n", "ξ": "x", "ο": "o", "π": "p", "ρ": "r", "σ": "s", "ς": "s", "τ": "t", "υ": "y", "φ": "f", "χ": "ch", "ψ": "ps",
+    "ω": "o",
+}  # fmt: skip
+# other usual renderings of the same letters (ISO 9, passports, German and French use), each as a pair to exchange
+_RENDERINGS = (
+    ("kh", "h"), ("kh", "ch"), ("ts", "c"), ("zh", "j"), ("yu", "iu"), ("ya", "ia"), ("yu", "ju"), ("ya", "ja"),
+    ("y", "i"), ("y", "j"), ("shch", "sch"), ("v", "w"), ("ks", "x"), ("sh", "sch"), ("ch", "tsch"), ("iy", "y"),
+    ("v", "b"), ("f", "ph"), ("i", "h"),
+)  # fmt: skip
 
 
 def spellings(word: str) -> set[str]:
-    """The folded word, also with umlauts written out."""
+    """The folded word, also with umlauts written out or drawn together, in Latin letters, and in the other kana."""
     composed = unicodedata.normalize("NFC", word)
-    return {fold(composed)[0].strip(), fold(composed.translate(_UMLAUTS))[0].strip()} - {""}
+    found = {fold(composed)[0].strip(), fold(composed.translate(_UMLAUTS))[0].strip()}
+    plain = fold(composed)[0].strip()
+    if re.search("[ao]e|ue", plain):
+        found.add(re.sub("([aou])e", r"\1", plain))
+    if any("\u0370" <= char <= "\u04ff" for char in plain):
+        found |= _latin(plain) | _latin(composed.lower())
+    return found - {""}
+
+
+def _latin(word: str) -> set[str]:
+    """Usual Latin renderings of a Cyrillic or Greek word."""
+    base = "".join(_CYRILLIC.get(char, _GREEK.get(char, char)) for char in word)
+    found = {base, base.replace("ou", "u")}
+    for old, new in _RENDERINGS:
+        found |= {one.replace(old, new) for one in found if len(found) < 200}
+    return {one for one in found if one.isascii() and len(one) >= 4}
+
+
+def other_kana(word: str) -> str:
+    """Hiragana for katakana and the reverse."""
+    turned = []
+    for char in word:
+        code = ord(char)
+        turned.append(
+            chr(code + 0x60) if 0x3041 <= code <= 0x3096 else chr(code - 0x60) if 0x30A1 <= code <= 0x30F6 else char
+        )
+    return "".join(turned)
+
+
+def _listed(name: str) -> frozenset[str]:
+    return frozenset((DATA / name).read_text(encoding="utf-8").split())
+
+
+@cache
+def eponyms() -> frozenset[str]:
+    """Discoverers whose names are medicine's words."""
+    return _listed("eponyms.txt")
 
 
 @cache
 def vocabulary() -> frozenset[str]:
     """Clinical and everyday words in lower case: what is in here is not taken for a name unless a cue says so."""
-    english = frozenset((DATA / "english.txt").read_text(encoding="utf-8").split())
-    return english | common_words() | EPONYMS | _TRADE
+    return _listed("english.txt") | common_words() | eponyms() | _listed("trade.txt")
 
 
 @cache
 def common_words() -> frozenset[str]:
     """Words too common to identify anybody on their own."""
-    return frozenset((DATA / "vocabulary.txt").read_text(encoding="utf-8").split())
+    return _listed("vocabulary.txt")
 
 
 @cache
 def first_names() -> frozenset[str]:
-    return frozenset(fold(w)[0] for w in (DATA / "first_names.txt").read_text(encoding="utf-8").split())
+    return frozenset(fold(w)[0] for w in _listed("first_names.txt"))
 
 
 @cache
 def last_names() -> frozenset[str]:
-    return frozenset(fold(w)[0] for w in (DATA / "last_names.txt").read_text(encoding="utf-8").split())
+    return frozenset(fold(w)[0] for w in _listed("last_names.txt"))
 
 
 EPONYM_USE = re.compile(rf"(?:'s|’s|s')?[\s-]+(?:[a-z]+[\s-]+)?(?:{EPONYM_HEADS})\b")

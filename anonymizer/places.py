@@ -1,0 +1,276 @@
+"""Finds institutions and places of residence in running text by their form (PS3.15 E.3.6)."""
+
+# ruff: noqa: E501 - patterns and word lists read better whole
+from __future__ import annotations
+
+import re
+
+from anonymizer.forms import STATES
+from anonymizer.words import common_words, last_names, vocabulary
+
+_HEADS = (
+    r"hospital|hosp|clinic|klinik|klinikum|krankenhaus|(?:regional |general |university )?medical (?:cent(?:er|re)|group|school)|university|universitat|universitatsklinikum|infirmary|"
+    r"health(?:care)? (?:system|cent(?:er|re)|services|trust|network|partners)|healthcare|imaging(?: cent(?:er|re)| associates| services)?|(?:cancer|heart|eye|spine|breast|surgery|surgical|trauma|outpatient|diagnostic|radiology|stroke|women's) (?:cent(?:er|re)|institute|associates)|"
+    r"radiology(?: associates| partners| group| consultants)|orthopa?edics|oncology associates|institute|hospice|nursing home|foundation(?: trust)?|trust|memorial|general|szpital|sjukhus|sykehus|ziekenhuis|umc"
+)
+_PLACE = re.compile(
+    rf"(?:[^\W\d_][^\W\d_.'’\-]*(?:['’\-][^\W\d_]+)*[.]?[\s\-]+){{1,4}}?(?P<head>{_HEADS})(?![^\W_])(?:\s+of\s+[^\W\d_]+(?:\s[^\W\d_]+)?)?"
+)
+_NAMED_AFTER = re.compile(
+    r"(?<![^\W_])(?:hospital|clinic|klinikum|klinik|krankenhaus|university|universitat|universitatsklinikum|universitatsklinik|hopital|ospedale|policlinico|clinica|institute|chu|chru|centre hospitalier|szpital|kaiser(?: permanente)?|uniklinik|umc)\s+(?:of |de la |de |di |du |del |general |universitario |universitaire |am |im |the |st\.? |saint |san |santa |la |el |le )*"
+    r"(?P<own>[^\W\d_][\w'’\-]+)"
+    r"|(?<![^\W_])(?:[^\W\d_]+\s)?(?:больниц|поликлиник|госпитал|клиник|диспансер)[^\W\d_]*(?:\s(?:№\s?\d+|no?\s?\d+|им\.?\s[^\W\d_]+(?:\s[^\W\d_]+)?))+"
+)
+_FAR_EAST = re.compile(
+    r"[\u3400-\u9fff\u30a0-\u30ff]{1,8}(?:病院|医院|大学|医療センター|診療所|クリニック|医科|卫生院|诊所)|[\uac00-\ud7af]{1,8}(?:병원|의료원|대학교|의원)"
+)
+_RESIDENCE = re.compile(
+    r"(?<![^\W_])(?:lives? (?:in|at|near)|living (?:in|at)|resident of|resid(?:ing|es) (?:in|at)|hometown:?|born in|native of|travell?ed (?:from|to)|visiting from|transferred from|moved from|city|address|addr|wohnhaft in|wohnt in|из города|г\.)[:\s]+"
+    r"(?P<own>[^\W\d_][^\W\d_'’\-]*(?:[\s\-][^\W\d_]+)?)"
+)
+_GENERIC = frozenset(
+    [
+        "the",
+        "a",
+        "an",
+        "this",
+        "that",
+        "our",
+        "outside",
+        "local",
+        "of",
+        "at",
+        "in",
+        "from",
+        "to",
+        "with",
+        "and",
+        "or",
+        "patient",
+        "teaching",
+        "academic",
+        "university",
+        "hospital",
+        "clinic",
+        "general",
+        "by",
+        "for",
+        "same",
+        "another",
+        "other",
+        "previous",
+        "prior",
+        "referring",
+        "transferred",
+        "admitted",
+        "day",
+        "night",
+        "is",
+        "was",
+        "no",
+        "children",
+        "childrens",
+        "children's",
+        "women",
+        "women's",
+        "eye",
+        "dental",
+        "outpatient",
+        "inpatient",
+        "pain",
+        "breast",
+        "heart",
+        "cancer",
+        "veterans",
+        "va",
+    ]
+)
+_KINDS = frozenset(
+    [
+        "hosp",
+        "klinik",
+        "klinikum",
+        "krankenhaus",
+        "medical",
+        "center",
+        "centre",
+        "infirmary",
+        "health",
+        "healthcare",
+        "system",
+        "institute",
+        "trust",
+        "foundation",
+        "imaging",
+        "services",
+        "radiology",
+        "associates",
+        "nursing",
+        "home",
+        "hospice",
+        "regional",
+        "community",
+        "memorial",
+        "national",
+        "county",
+    ]
+)
+_PLACE_WORDS = frozenset(
+    [
+        "st",
+        "saint",
+        "mount",
+        "valley",
+        "lake",
+        "river",
+        "hill",
+        "hills",
+        "park",
+        "green",
+        "north",
+        "south",
+        "east",
+        "west",
+        "central",
+        "cross",
+        "royal",
+        "queen",
+        "king",
+        "bay",
+        "beach",
+        "city",
+        "grace",
+        "mercy",
+        "forest",
+        "wood",
+        "field",
+        "church",
+        "bridge",
+        "new",
+        "old",
+        "red",
+        "white",
+        "black",
+        "grand",
+        "spring",
+        "springs",
+        "creek",
+        "island",
+        "harbor",
+        "harbour",
+        "ridge",
+        "sacred",
+        "holy",
+        "heart",
+        "good",
+        "samaritan",
+        "trinity",
+        "mercy",
+        "providence",
+    ]
+)
+_STOP = frozenset(
+    [
+        "by",
+        "with",
+        "for",
+        "at",
+        "in",
+        "on",
+        "of",
+        "and",
+        "or",
+        "to",
+        "from",
+        "the",
+        "is",
+        "was",
+        "has",
+        "had",
+        "no",
+        "not",
+        "per",
+        "via",
+        "into",
+        "after",
+        "before",
+        "during",
+        "as",
+        "w",
+    ]
+)
+_HOLY = frozenset(
+    ["st", "saint", "holy", "sacred", "grace", "mercy", "good", "samaritan", "trinity", "providence", "mount", "royal"]
+)
+_HOLY_HEADS = frozenset(["general", "memorial", "healthcare"])
+# kinds that are ordinary words: only a word nobody knows makes them an institution's name
+_WEAK = re.compile(
+    r"(?:imaging|general|memorial|trust|foundation|institute|orthopa?edics|healthcare|(?:cancer|heart|eye|spine|breast|surgery|surgical|trauma|outpatient|diagnostic|radiology|stroke) cent(?:er|re))$"
+)
+
+
+def places(folded: str, capital: list[bool]) -> list[tuple[int, int]]:
+    """Spans of institutions' own names and of places somebody lives in; ``capital[i]``: written with a capital."""
+    spans = []
+    for match in (*_PLACE.finditer(folded), *_NAMED_AFTER.finditer(folded)):
+        span = _own_name(match) if match.re is _PLACE else _named_after(match, capital)
+        if span:
+            spans.append(span)
+    for match in _RESIDENCE.finditer(folded):
+        words = list(re.finditer(r"[^\W\d_]+", match["own"]))
+        own = [
+            w for w in words if w[0] not in vocabulary() or (w is words[0] and w[0] not in common_words() | _GENERIC)
+        ]
+        own = [w for w in own if capital[match.start("own") + w.start()]]
+        if own:
+            spans.append((match.start("own") + own[0].start(), match.start("own") + own[-1].end()))
+    for match in STATES.finditer(folded):
+        before = re.search(r"(?:(?<![^\W_])[^\W\d_]+[\s\-])?[^\W\d_]+$", folded[: match.start()])
+        word = before and re.search(r"[^\W\d_]+$", before[0])
+        if before and word and word[0] not in vocabulary() and capital[before.start() + word.start()]:
+            first = before[0].split()[0]
+            own_start = (
+                before.start()
+                if capital[before.start()] and first not in common_words()
+                else before.start() + word.start()
+            )
+            spans.append((own_start, match.end()))
+    if not folded.isascii():
+        spans += [m.span() for m in _FAR_EAST.finditer(folded)]
+    return spans
+
+
+def _named_after(match: re.Match[str], capital: list[bool]) -> tuple[int, int] | None:
+    """A kind and the name behind it ("Klinikum X", "Hospital of X"); None when an ordinary word follows."""
+    if match["own"] is None:
+        return match.span()
+    own = match["own"]
+    if own in vocabulary() or own in _GENERIC or not (capital[match.start("own")] or not own.isascii()):
+        return None
+    return match.span()
+
+
+def _own_name(match: re.Match[str]) -> tuple[int, int] | None:
+    """The institution's own words before its kind, back to a word such as "from"; None when there are none."""
+    words = list(re.finditer(r"[^\W_][\w'’]*", match[0]))
+    weak = _WEAK.match(match["head"]) is not None
+    head = match.start("head") - match.start()
+    start, distinctive = None, False
+    for word in reversed([w for w in words if w.start() < head]):
+        if word[0] in _STOP or (word[0] in _GENERIC and distinctive):
+            break
+        if word[0] in _GENERIC or word[0] in _KINDS:
+            continue
+        if (
+            weak
+            and not distinctive
+            and word[0] in vocabulary()
+            and not (word[0] in _HOLY and match["head"] in _HOLY_HEADS)
+        ):
+            break
+        if word[0] in common_words() and word[0] not in _PLACE_WORDS and word[0] not in last_names():
+            break
+        if weak and len(word[0]) < 4:
+            break
+        start, distinctive = word.start(), True
+    return None if start is None else (match.start() + start, match.end())
