@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import time
 from pathlib import Path
 
+import pydicom
 import pytest
 
 from aggregator_client.demo.processes import fedpacs
@@ -47,6 +50,7 @@ def test_a_small_demo_keeps_its_contract_twice_in_one_folder(tmp_path: Path) -> 
         assert done.returncode == 0, done.stderr[-2000:]
         found = json.loads(done.stdout)
         check_contract(found)
+        check_the_wall(out)
         assert Path(found["report"]).read_text(encoding="utf-8").startswith("<!doctype html>")
         assert await_none(out) == []
 
@@ -62,6 +66,43 @@ def check_contract(found: dict) -> None:  # type: ignore[type-arg]
     assert found["algorithms"]["fedavg"]["bytes"] == sum(site["bytes_out"] for site in found["sites"])
     assert found["algorithms"]["fedavg"]["rounds"] == 1
     assert found["algorithms"]["local"]["bytes"] == 0
+
+
+IDENTIFIED = ("modality", "labels.csv", "orthanc/storage", "node/spool", "node/quarantine", "node/vault")  # left of the wall
+
+
+def check_the_wall(out: Path) -> None:
+    """No value that identifies a patient stands in any log, database, image, message or model right of the wall."""
+    sites = [path.parent for path in out.glob("*/modality")]
+    values = set().union(*(identifying(site / "modality") for site in sites))
+    assert len(values) > 300
+    needle = re.compile(b"|".join(re.escape(form) for value in values for form in spellings(value)))
+    left = {site / part for site in sites for part in IDENTIFIED} | {
+        out / "report.html"
+    }  # it shows an invented patient
+    right = [path for path in out.rglob("*") if path.is_file() and not left & {path, *path.parents}]
+    assert {"trainer.log", "catalogue.db", "audit.db", "coordinator.log"} <= {path.name for path in right}
+    assert sum(path.suffix == ".dcm" for path in right) >= 120
+    assert [path for path in right if needle.search(path.read_bytes())] == []
+    (sample,) = itertools.islice((sites[0] / "node" / "spool").rglob("*.seg"), 1)
+    assert needle.search(sample.read_bytes()), "the search finds what stands left of the wall"
+
+
+def identifying(folder: Path) -> set[str]:
+    """Names, identifiers and UIDs of the sent images, long enough not to be found by chance."""
+    found: set[str] = set()
+    for file in folder.glob("*.dcm"):
+        header = pydicom.dcmread(file, stop_before_pixels=True)
+        found |= {str(header.PatientID), str(header.AccessionNumber), header.StudyInstanceUID, header.SOPInstanceUID}
+        found |= {word for word in re.split(r"[\^= ]", str(header.PatientName)) if len(word.encode()) > 5}
+    return found
+
+
+def spellings(value: str) -> set[bytes]:
+    """The bytes of a value in the character sets the demo's scanners and our files are written in."""
+    charsets = ("utf-8", "latin-1", "iso8859-5", "iso2022_jp", "utf-16-le")
+    escapes = {value.encode("unicode_escape"), json.dumps(value)[1:-1].encode()}
+    return escapes | {form for name in charsets if len(form := value.encode(name, "ignore")) > 5}
 
 
 @pytest.mark.slow
