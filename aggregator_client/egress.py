@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dicom_node.audit import AuditLog
@@ -15,8 +15,20 @@ class EgressGate:
     def __init__(self, audit: AuditLog, recipient: str) -> None:
         self._audit, self._recipient = audit, recipient
 
-    def release(self, data: bytes, *, what: str, project: str, round_number: int, privacy: Mapping[str, Any]) -> bytes:
-        """`data`, once its egress record is durable. `what` is the kind of message (update, metrics, refused)."""
+    def release(
+        self,
+        data: bytes,
+        *,
+        what: str,
+        project: str,
+        round_number: int,
+        privacy: Mapping[str, Any],
+        roster: Sequence[str] = (),
+    ) -> bytes:
+        """`data`, once its egress record is durable.
+
+        `what` is the kind of message (update, metrics, refused); `roster` the sites the request says take part in the round.
+        """
         self._audit.append(
             "egress",
             project=project,
@@ -26,5 +38,6 @@ class EgressGate:
             bytes=len(data),
             sha256=hashlib.sha256(data).hexdigest(),
             privacy=dict(privacy),
+            roster=list(roster),
         )
         return data

@@ -25,6 +25,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from aggregator_client.compression import TransferSettings
 from aggregator_client.errors import ProjectError, SignatureError
 from aggregator_client.keys import SEALING_PUBLIC_BYTES, fingerprint
 from dicom_node.records import CohortRule
@@ -96,6 +97,28 @@ class SplitSettings(_Part):
     salt: str = Field(default="", max_length=64)
 
 
+class StopSettings(_Part):
+    """When a run ends and which model is kept. The metric is the mean over the sites' own held-out patients.
+
+    patience: end when so many rounds brought no model that is better by more than `min_gain`; 0 runs all rounds. keep: the last
+    round's model, or the best one.
+    """
+
+    patience: int = Field(default=0, ge=0, le=1000)
+    min_gain: float = Field(default=0.0, ge=0, lt=1)
+    keep: Literal["last", "best"] = "last"
+
+
+class PersonalSettings(_Part):
+    """After the last round each site may train the final model further on its own patients; that model never leaves it.
+
+    epochs 0 means no such training; lr None takes a tenth of `local.lr`.
+    """
+
+    epochs: int = Field(default=0, ge=0, le=100)
+    lr: float | None = Field(default=None, gt=0, le=10)
+
+
 class ProjectDraft(_Part):
     """Everything but who asks: what a coordinator writes in TOML."""
 
@@ -114,6 +137,9 @@ class ProjectDraft(_Part):
     local: LocalSpec = LocalSpec()
     privacy: PrivacySettings = PrivacySettings()
     split: SplitSettings = SplitSettings()
+    stop: StopSettings = StopSettings()
+    transfer: TransferSettings = TransferSettings()
+    personal: PersonalSettings = PersonalSettings()
 
     @model_validator(mode="after")
     def _one_label(self) -> Self:
@@ -124,6 +150,11 @@ class ProjectDraft(_Part):
         if self.cohort.classes and set(self.cohort.classes) != set(self.task.classes):
             raise ValueError("cohort.classes must hold the same values as task.classes (or be left out)")
         return self
+
+    @property
+    def metric(self) -> str:
+        """The name of the figure that tells how good a model is: AUC of classes, Dice of a segmentation."""
+        return "auc" if self.task.name == "classification" else "dice"
 
     @property
     def cohort_rule(self) -> CohortRule:

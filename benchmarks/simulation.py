@@ -1,28 +1,33 @@
-"""Federated algorithms in one process, with the trainer's own local steps: what benchmarks/algorithms.py times and
-scores.
+"""Federated rounds in one process, with the product's own strategies and the trainer's own local steps.
 
-No transport, sealing or processes here: those have their own benchmarks. Every function takes prepared samples and
-returns weights or probabilities, so that all algorithms share data, network and local compute.
+No transport, sealing or processes here: those have their own benchmarks. All algorithms share data, network, local compute and
+the schedule of learning rates; what a site sends is counted as the bytes of its arrays.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from aggregator_client.coordinator.strategies import Strategy, Update
+from aggregator_client.coordinator.strategies.fedbn import KeepsLayers
 from trainer import networks, weights
 from trainer.evaluation.classification import macro_auc, predict
-from trainer.local.algorithms import Scaffold, choose
+from trainer.local.algorithms import choose
 from trainer.local.data import Samples, pool
-from trainer.local.training import reestimate_norm, train
+from trainer.local.training import loss_of, reestimate_norm, train
 from trainer.segmentation import dice_metrics
 from trainer.spec import LocalSpec, lr_at_round
 
 Weights = weights.Weights
+Models = Weights | list[Weights]
+Tamper = Callable[[int, Weights, list[Weights]], list[Weights]]
+"""(round, the model it began with, every site's honest update in order) → what the sites send instead."""
 
 
 @dataclass(frozen=True)
@@ -43,195 +48,158 @@ class Settings:
     size: int = 64
     rounds: int = 12
     local: LocalSpec = field(default_factory=LocalSpec)
-    cosine: bool = True
-    ema: float = 0.0
-    momentum: float = 0.0
 
-    def at_round(self, number: int) -> LocalSpec:
-        """The local settings of a round: a cosine from lr to lr / 20 over the rounds."""
-        if not self.cosine:
-            return self.local
-        return self.local.model_copy(update={"lr": lr_at_round(self.local.lr, number, self.rounds)})
+    def at(self, number: int, rounds: int) -> LocalSpec:
+        """The local settings of round `number` (from 0) of `rounds`: a half cosine from lr to lr / 20."""
+        return self.local.model_copy(update={"lr": lr_at_round(self.local.lr, number, rounds)})
 
     def build(self) -> nn.Module:
         return networks.build(self.network, self.args)
 
+    def start(self, seed: int) -> Weights:
+        return networks.initial_weights(self.network, self.args, seed)
+
     def classes(self) -> int:
         return int(self.args["classes"])
 
+    def but(self, **local: Any) -> Settings:
+        """The same with some local settings changed."""
+        return replace(self, local=self.local.model_copy(update=local))
 
-def local_step(settings: Settings, start: Weights, samples: Samples, spec: LocalSpec, seed: int) -> Weights:
-    """One site's training from `start`."""
+
+@dataclass
+class Outcome:
+    """A finished run. `models`: the global model, or one a site; `trace`: the validation metric after each round."""
+
+    models: Models
+    trace: list[float] = field(default_factory=list)
+    sent: list[int] = field(default_factory=list)
+    """Bytes each site sent in the whole run."""
+
+
+def federate(
+    settings: Settings,
+    sites: list[Site],
+    strategy: Strategy,
+    seed: int,
+    *,
+    rounds: int = 0,
+    tamper: Tamper | None = None,
+    trace_every: int = 1,
+) -> Outcome:
+    """Run `strategy` for `rounds` (settings.rounds unless given) as the coordinator's server does."""
+    rounds = rounds or settings.rounds
+    names = [f"site-{i:03d}" for i in range(len(sites))]
+    current, outcome = settings.start(seed), Outcome({}, sent=[0] * len(sites))
+    homes: list[Weights] = [{} for _ in sites]  # what each site keeps
+    scores: dict[int, dict[str, float]] = {}
+    for number in range(1, rounds + 1):
+        chosen = strategy.participants(number, names, scores)
+        spec = settings.at(number - 1, rounds)
+        scores[number], updates = {}, []
+        for name in chosen:
+            i = names.index(name)
+            given = {**current, **homes[i]} if isinstance(strategy, KeepsLayers) else current
+            if getattr(strategy, "patience", 0):
+                scores[number][name] = score(settings, given, [sites[i].validation])
+            update, homes[i] = _visit(
+                settings, strategy, given, sites[i], spec, seed * 1000 + number * 10 + i, homes[i]
+            )
+            updates.append(replace(update, site=name))
+            outcome.sent[i] += len(weights.to_bytes(update.weights)) + len(weights.to_bytes(update.extra))
+        if tamper is not None:
+            sent = tamper(number, current, [update.weights for update in updates])
+            updates = [replace(update, weights=said) for update, said in zip(updates, sent, strict=True)]
+        strategy.begin(current)
+        for update in updates:
+            strategy.check(update, current)
+            strategy.add(update)
+        current = strategy.finish()
+        outcome.models = current
+        if isinstance(strategy, KeepsLayers):
+            outcome.models = [{**current, **kept} for kept in homes]
+        if number % trace_every == 0:
+            outcome.trace.append(score(settings, outcome.models, [site.validation for site in sites]))
+    return outcome
+
+
+def _visit(
+    settings: Settings, strategy: Strategy, given: Weights, site: Site, spec: LocalSpec, seed: int, home: Weights
+) -> tuple[Update, Weights]:
+    """One site's round: what it sends and what it keeps."""
+    known = strategy.name if strategy.name in ("fedprox", "scaffold") else "fedavg"
+    spec = spec.model_copy(update={"algorithm": known, "mu": float(getattr(strategy, "mu", spec.mu))})
     model = settings.build()
-    weights.into_module(model, start)
-    train(model, samples, spec, classes=settings.classes(), seed=seed, algorithm=choose(spec))
-    return weights.from_module(model)
+    weights.into_module(model, given)
+    loss = mean_loss(model, site.validation) if strategy.name in ("qfedavg", "agnostic") else None
+    algorithm = choose(spec, {**strategy.extra(), **home})
+    done = train(model, site.train, spec, classes=settings.classes(), seed=seed, algorithm=algorithm)
+    trained = weights.from_module(model)
+    extra = {name: value for name, value in done.state.items() if name.startswith("delta.")}
+    kept = {name: value for name, value in done.state.items() if name.startswith("local.")}
+    if isinstance(strategy, KeepsLayers):
+        own = strategy.own(trained)
+        kept = {name: trained[name] for name in own}
+        trained = {name: value for name, value in trained.items() if name not in own}
+    return Update("", trained, len(site.train), extra, done.steps, loss), kept
+
+
+@torch.no_grad()
+def mean_loss(model: nn.Module, samples: Samples) -> float:
+    """The unweighted loss of a model in evaluation mode."""
+    model.eval()
+    losses = [float(loss_of(model(images), labels, None, 0.0)) * len(images) for images, labels in samples.batches(64)]
+    return sum(losses) / max(len(samples), 1)
+
+
+def alone(settings: Settings, samples: Samples, seed: int, start: Weights | None = None, rounds: int = 0) -> Weights:
+    """Local-only (or centralised): the same rounds without any exchange."""
+    current, rounds = start or settings.start(seed), rounds or settings.rounds
+    for number in range(rounds):
+        model = settings.build()
+        weights.into_module(model, current)
+        spec = settings.at(number, rounds)
+        train(model, samples, spec, classes=settings.classes(), seed=seed * 1000 + number, algorithm=choose(spec))
+        current = weights.from_module(model)
+    return current
 
 
 def centralised(settings: Settings, sites: list[Site], seed: int) -> Weights:
     """CDS: pooled samples, as many epochs (or as many steps in sum) as the sites run in all their rounds."""
     if settings.local.steps:
-        local = settings.local.model_copy(update={"steps": settings.local.steps * len(sites)})
-        settings = Settings(**(vars(settings) | {"local": local}))
+        settings = settings.but(steps=settings.local.steps * len(sites))
     return alone(settings, pool([site.train for site in sites]), seed)
 
 
-def alone(settings: Settings, samples: Samples, seed: int, start: Weights | None = None) -> Weights:
-    """Local-only (or centralised): the same rounds without any exchange."""
-    current = start or networks.initial_weights(settings.network, settings.args, seed)
-    for number in range(settings.rounds):
-        current = local_step(settings, current, samples, settings.at_round(number), seed * 1000 + number)
-    return current
-
-
-def fedavg(settings: Settings, sites: list[Site], seed: int, trace: list[float] | None = None) -> Weights:
-    """FedAvg weighted by samples (FedProx when the local settings say so); optional server momentum and smoothing."""
-    current = networks.initial_weights(settings.network, settings.args, seed)
-    smooth, velocity = current, None
-    for number in range(settings.rounds):
-        spec = settings.at_round(number)
-        updates = [
-            local_step(settings, current, site.train, spec, seed * 1000 + number * 10 + i)
-            for i, site in enumerate(sites)
-        ]
-        mean = weights.average(updates, [len(site.train) for site in sites])
-        if settings.momentum:
-            current, velocity = _with_momentum(current, mean, velocity, settings.momentum)
-        else:
-            current = mean
-        smooth = current if not settings.ema or number < 2 else _mix(smooth, current, settings.ema)
-        if trace is not None:
-            trace.append(score(settings, smooth, [site.validation for site in sites]))
-    return smooth
-
-
-def fedbn(settings: Settings, sites: list[Site], seed: int) -> list[Weights]:
-    """FedBN (Li et al. 2021): norm layers stay at the site, everything else is averaged; one model a site."""
-    kept = networks.norm_keys(settings.build())
-    models = [networks.initial_weights(settings.network, settings.args, seed) for _ in sites]
-    for number in range(settings.rounds):
-        spec = settings.at_round(number)
-        updates = [
-            local_step(settings, model, site.train, spec, seed * 1000 + number * 10 + i)
-            for i, (model, site) in enumerate(zip(models, sites, strict=True))
-        ]
-        mean = weights.average(updates, [len(site.train) for site in sites])
-        models = [{n: (update if n in kept else mean)[n] for n in mean} for update in updates]
-    return models
-
-
-def scaffold(settings: Settings, sites: list[Site], seed: int) -> Weights:
-    """SCAFFOLD (Karimireddy et al. 2020) with full participation; local steps must be SGD."""
-    current = networks.initial_weights(settings.network, settings.args, seed)
+def probabilities(settings: Settings, current: Weights, part: Samples, renew: Samples | None = None) -> np.ndarray:
+    """[N, classes] or, for masks, [N, classes, H, W]; with `renew`, norm statistics are re-estimated on it first."""
     model = settings.build()
-    trainable = {name for name, _ in model.named_parameters()}
-    whole = {name: np.zeros_like(current[name]) for name in trainable}
-    own = [dict(whole) for _ in sites]
-    for number in range(settings.rounds):
-        spec = settings.at_round(number)
-        updates, deltas = [], []
-        for i, site in enumerate(sites):
-            control = {f"global.{n}": w for n, w in whole.items()} | {f"local.{n}": w for n, w in own[i].items()}
-            weights.into_module(model, current)
-            seed_here = seed * 1000 + number * 10 + i
-            algorithm = Scaffold(control)
-            done = train(model, site.train, spec, classes=settings.classes(), seed=seed_here, algorithm=algorithm)
-            updates.append(weights.from_module(model))
-            own[i] = {n: done.state[f"local.{n}"] for n in trainable}
-            deltas.append({n: done.state[f"delta.{n}"] for n in trainable})
-        current = weights.average(updates, [len(site.train) for site in sites])
-        change = weights.average(deltas, [1] * len(sites))
-        whole = {n: whole[n] + change[n] for n in trainable}
-    return current
-
-
-def cyclic(settings: Settings, sites: list[Site], seed: int) -> Weights:
-    """Cyclic weight transfer (Chang et al. 2018): one model visits the sites in turn, every round."""
-    current = networks.initial_weights(settings.network, settings.args, seed)
-    for number in range(settings.rounds):
-        for i, site in enumerate(sites):
-            current = local_step(
-                settings, current, site.train, settings.at_round(number), seed * 1000 + number * 10 + i
-            )
-    return current
-
-
-def single(settings: Settings, sites: list[Site], seed: int) -> Weights:
-    """Single weight transfer: the model is trained fully at one site after the other, once."""
-    current = networks.initial_weights(settings.network, settings.args, seed)
-    for i, site in enumerate(sites):
-        current = alone(settings, site.train, seed * 100 + i, start=current)
-    return current
-
-
-def ensemble_score(settings: Settings, models: list[Weights], parts: list[Samples]) -> float:
-    """The merit of the mean of the sites' probabilities over the pooled samples."""
-    model = settings.build()
-    total: list[np.ndarray] = []
-    for part in parts:
-        probabilities = []
-        for current in models:
-            weights.into_module(model, current)
-            probabilities.append(_probabilities(model, part))
-        total.append(np.mean(probabilities, axis=0))
-    return _merit(parts, total)
-
-
-def _with_momentum(old: Weights, mean: Weights, velocity: Weights | None, beta: float) -> tuple[Weights, Weights]:
-    """FedAvgM (Hsu et al. 2019): the mean change gathers momentum; running statistics and integers are taken as they
-    are.
-    """
-    new, moved = {}, {}
-    for name, value in mean.items():
-        if value.dtype.kind != "f" or "running_" in name:
-            new[name] = value
-            continue
-        change = value - old[name]
-        moved[name] = change if velocity is None else beta * velocity[name] + change
-        new[name] = old[name] + moved[name]
-    return new, moved
-
-
-def _mix(old: Weights, new: Weights, share: float) -> Weights:
-    return weights.average([old, new], [share, 1 - share])
-
-
-def score(
-    settings: Settings,
-    current: Weights | list[Weights],
-    parts: list[Samples],
-    reestimate: list[Samples] | None = None,
-) -> float:
-    """Macro AUC, or Dice for masks, over the pooled samples of all sites; a list holds one model a site (FedBN).
-
-    With `reestimate`, norm statistics are renewed on each site's own samples first.
-    """
-    model = settings.build()
-    probabilities = []
-    for i, part in enumerate(parts):
-        weights.into_module(model, current[i] if isinstance(current, list) else current)
-        if reestimate is not None:
-            reestimate_norm(model, reestimate[i])
-        probabilities.append(_probabilities(model, part))
-    return _merit(parts, probabilities)
-
-
-@torch.no_grad()
-def _probabilities(model: nn.Module, part: Samples) -> np.ndarray:
-    """[N, classes] or, for masks, [N, classes, H, W]."""
+    weights.into_module(model, current)
+    if renew is not None:
+        reestimate_norm(model, renew)
     if not part.masks:
         return predict(model, part)
     model.eval()
-    return np.concatenate([torch.softmax(model(images), 1).numpy() for images, _ in part.batches(32)])
+    with torch.no_grad():
+        return np.concatenate([torch.softmax(model(images), 1).numpy() for images, _ in part.batches(32)])
 
 
-def _merit(parts: list[Samples], probabilities: list[np.ndarray]) -> float:
+def score(settings: Settings, current: Models, parts: list[Samples], renew: list[Samples] | None = None) -> float:
+    """Macro AUC, or Dice for masks, over the pooled samples of all sites; a list holds one model a site."""
+    said = [
+        probabilities(settings, current[i] if isinstance(current, list) else current, part, renew[i] if renew else None)
+        for i, part in enumerate(parts)
+    ]
+    return merit(parts, said)
+
+
+def merit(parts: list[Samples], said: list[np.ndarray]) -> float:
+    """The metric of given probabilities over the pooled samples."""
     if parts[0].masks:
         truth = np.concatenate([masks.numpy() for part in parts for _, masks in part.batches(64)])
         groups = pool(parts).groups
-        said = np.concatenate([p.argmax(1) for p in probabilities])
-        classes = [str(k) for k in range(probabilities[0].shape[1])]
-        found = dice_metrics(truth, said, np.asarray(groups), classes)["dice"]
+        chosen = np.concatenate([p.argmax(1) for p in said])
+        found = dice_metrics(truth, chosen, np.asarray(groups), [str(k) for k in range(said[0].shape[1])])["dice"]
     else:
-        found = macro_auc(np.concatenate([part.labels for part in parts]), np.concatenate(probabilities))
+        found = macro_auc(np.concatenate([part.labels for part in parts]), np.concatenate(said))
     return float("nan") if found is None else float(found)

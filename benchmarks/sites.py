@@ -155,3 +155,55 @@ def _slices(files: Sequence[Path], style: Style, size: int, random: np.random.Ge
         groups.append(np.full(len(values), number))
     joined = np.concatenate(images)
     return Slices(joined, np.zeros(0, np.int64), np.arange(len(joined)), np.concatenate(groups))
+
+
+def retina(seed: int, size: int, folder: Path = DATA / "retina-vessel") -> list[tuple[Samples, Samples, Samples]]:
+    """Three natural sites with a camera each (DRIVE, CHASE, HRF): (train, validation, test), whole patients.
+
+    A site's patients fall 60 / 15 / 25 per cent; each image is z-scored and resized to size × size.
+    """
+    random = np.random.default_rng([seed, 6])
+    with (folder / "manifest.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    parts = []
+    for site in ("drive", "chase", "hrf"):
+        mine = [row for row in rows if row["site"] == site]
+        people = random.permutation(sorted({row["patient_id"] for row in mine}))
+        held, judged = max(1, round(0.25 * len(people))), max(1, round(0.15 * len(people)))
+        cuts = np.split(people, [held, held + judged])
+        test, validation, train = ([row for row in mine if row["patient_id"] in set(cut)] for cut in cuts)
+        parts.append(tuple(_photographs(folder, part, size) for part in (train, validation, test)))
+    return parts
+
+
+def _photographs(folder: Path, rows: Sequence[dict[str, str]], size: int) -> Slices:
+    """Images with their vessel masks: [N, 2, size, size]."""
+    planes = []
+    for row in rows:
+        image = Image.open(folder / row["image"]).convert("L").resize((size, size), Image.Resampling.BILINEAR)
+        mask = Image.open(folder / row["mask"]).convert("1").resize((size, size), Image.Resampling.NEAREST)
+        values = np.asarray(image, np.float32)
+        planes.append(
+            np.stack([(values - values.mean()) / max(float(values.std()), 1e-6), np.asarray(mask, np.float32)])
+        )
+    count = len(planes)
+    return Slices(np.stack(planes).astype(np.float16), np.zeros(0, np.int64), np.arange(count), np.arange(count))
+
+
+def chest(
+    seed: int, size: int, alpha: float | None = 0.3, styled: bool = True, count: int = 4
+) -> list[tuple[Samples, ...]]:
+    """Hospitals with chest X-rays: (train, validation, test). `alpha` None deals training patients evenly (IID)."""
+    patients = load()
+    train, validation, test = split(patients, seed)
+    least = 30 if alpha is None or alpha >= 0.3 else 15
+    dealt = zip(
+        evenly(patients, train, count, seed)
+        if alpha is None
+        else dirichlet(patients, train, count, alpha, seed, least),
+        evenly(patients, validation, count, seed),
+        evenly(patients, test, count, seed),
+        [STYLES[i % len(STYLES)] if styled else Style() for i in range(count)],
+        strict=True,
+    )
+    return [tuple(prepare(patients, rows, style, size, seed) for rows in (a, b, c)) for a, b, c, style in dealt]

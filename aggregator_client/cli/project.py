@@ -53,15 +53,16 @@ def sign(
 ) -> None:
     """Sign a draft with the coordinator's key; what hospitals receive, show and approve."""
     from aggregator_client.coordinator import settings
+    from aggregator_client.coordinator.strategies import choose
     from aggregator_client.invitations import write_file
     from aggregator_client.project import ProjectDocument, read_draft, sign
     from trainer import networks
 
     config = settings.load(coordinator)
     draft, keys = read_draft(file), config.keys()
-    networks.build(
-        draft.network.name, draft.network.args
-    )  # a network that cannot be built is found here, not at a site
+    # a network or an algorithm that cannot be made is found here, not at a site
+    networks.build(draft.network.name, draft.network.args)
+    choose(draft.algorithm.name, draft.algorithm.args)
     who = {"name": config.name, **keys.public_base64()}
     document = ProjectDocument.model_validate({**draft.model_dump(), "coordinator": who})
     signed = sign(document, keys.signing)

@@ -17,10 +17,11 @@ SITE_COLUMNS = (
     "cases",
     "loss",
     "metric",
+    "change",
     "bytes in",
     "why it stalls",
 )
-ROUND_COLUMNS = ("round", "state", "answers", "cases", "mean loss", "mean metric", "worst", "seconds")
+ROUND_COLUMNS = ("round", "state", "answers", "cases", "mean loss", "mean metric", "worst", "spread", "seconds")
 
 
 def show(runs: list[dict[str, Any]]) -> None:
@@ -42,15 +43,29 @@ def show(runs: list[dict[str, Any]]) -> None:
 def _site(site: Mapping[str, Any]) -> list[Any]:
     link = "online" if site["online"] else "away"
     seen = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(site["last_seen"])) if site["last_seen"] else "never"
-    figures = [site["cases"], _number(site["loss"]), _number(site["metric"]), site["bytes_in"]]
+    figures = [site["cases"], _number(site["loss"]), _number(site["metric"]), _change(site["change"]), site["bytes_in"]]
     return [site["site"], link, seen, site["round"], site["state"], *figures, site["reason"]]
 
 
 def _round(row: Mapping[str, Any]) -> list[Any]:
     worst = f"{_number(row['worst_metric'])} {row['worst_site'] or ''}".strip()
     means = [_number(row["mean_loss"]), _number(row["mean_metric"])]
-    return [row["round"], row["state"], row["accepted"], row["cases"], *means, worst, row["seconds"]]
+    return [
+        row["round"],
+        row["state"],
+        row["accepted"],
+        row["cases"],
+        *means,
+        worst,
+        _number(row["spread"]),
+        row["seconds"],
+    ]
 
 
 def _number(value: Any) -> str:
     return "" if value is None else f"{value:.4f}"
+
+
+def _change(value: Any) -> str:
+    """Against the round before, with its sign."""
+    return "" if value is None else f"{value:+.4f}"

@@ -2,7 +2,8 @@
 
 A zip file of
 
-    model.safetensors    the global model after the last round
+    model.safetensors    the global model: of the last round, or of the best one, as the project says
+    card.json            the model card: purpose, task, algorithm, and figures by site with the worst and the spread
     project.json         the signed project the hospitals approved
     participants.json    each hospital's name, public keys and fingerprint
     rounds.json          every round's checkpoint digest and figures, site by site
@@ -30,6 +31,7 @@ from typing import Any
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from aggregator_client.coordinator.card import card
 from aggregator_client.coordinator.receipts import read as read_receipts
 from aggregator_client.coordinator.settings import CoordinatorConfig
 from aggregator_client.coordinator.state import RunState
@@ -39,7 +41,7 @@ from aggregator_client.project import SignedProject, canonical
 from aggregator_client.sealing import Context, Receipt
 
 FORMAT = "fedpacs-evidence-1"
-_FILES = ("model.safetensors", "project.json", "participants.json", "rounds.json", "receipts.json")
+_FILES = ("model.safetensors", "card.json", "project.json", "participants.json", "rounds.json", "receipts.json")
 _SIGN = b"fedpacs evidence v1\x00"
 _MAX_BYTES = 1 << 34
 
@@ -64,13 +66,14 @@ def export(config: CoordinatorConfig, folder: Path, out: Path) -> Evidence:
     """Write the bundle of the run in `folder`. Raises RefusedError before the first round is done, StateError."""
     signed = SignedProject.read(folder / "project.json")
     with closing(RunState(folder, readonly=True)) as state:
-        last = state.last_checkpoint()
-        if last < 1:
+        kept = state.kept_model(signed.document.stop.keep)
+        if state.last_checkpoint() < 1:
             raise RefusedError(
                 f"The run of {signed.document.name} has finished no round yet: nothing is there to export."
             )
-        state.model(last)  # raises when its file is damaged
-        model = state.checkpoint_file(last).read_bytes()
+        state.model(kept)  # raises when its file is damaged
+        model = state.checkpoint_file(kept).read_bytes()
+        facts = card(signed.document, signed.digest, state)
         rounds = {
             "rounds": [asdict(one) for one in state.rounds()],
             "sites": [asdict(one) for one in state.table()],
@@ -90,12 +93,13 @@ def export(config: CoordinatorConfig, folder: Path, out: Path) -> Evidence:
     ]
     files = {
         "model.safetensors": model,
+        "card.json": _json(facts),
         "project.json": signed.file_bytes(),
         "participants.json": _json(people),
         "rounds.json": _json(rounds),
         "receipts.json": _json(receipts),
     }
-    write_file(out, _packed(config, files, {"digest": signed.digest, "round": last, "created_at": time.time()}))
+    write_file(out, _packed(config, files, {"digest": signed.digest, "round": kept, "created_at": time.time()}))
     out.chmod(0o644)
     return verify(out)
 
@@ -168,7 +172,7 @@ def _check_receipts(file: Path, receipts: list[dict[str, Any]], people: dict[str
 
 
 def _check_rounds(file: Path, rounds: dict[str, Any], manifest: dict[str, Any]) -> None:
-    """The model in the bundle is the one the last round closed with."""
+    """The model in the bundle is the one its round closed with."""
     closed = {int(one["number"]): str(one["sha256"]) for one in rounds["rounds"]}
     if closed.get(int(manifest["round"])) != manifest["files"]["model.safetensors"]:
         raise SignatureError(f"The model in {file} is not that of round {manifest['round']}: ask for it again.")

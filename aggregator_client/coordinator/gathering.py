@@ -11,10 +11,12 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from aggregator_client import messages
+from aggregator_client.compression import decompress
 from aggregator_client.coordinator import receipts
 from aggregator_client.coordinator.rounds import Gather, Terms, Verdict
 from aggregator_client.coordinator.state import RunFacts, RunState, SiteFacts
 from aggregator_client.coordinator.strategies import Strategy, Update
+from aggregator_client.coordinator.strategies.fedbn import KeepsLayers
 from aggregator_client.errors import FederationError, MessageError, TooFewSitesError
 from aggregator_client.invitations import Member
 from aggregator_client.keys import CoordinatorKeys
@@ -47,7 +49,7 @@ class Gathering:
     """One round's waiting, with clock, hub and state around the pure `Gather`."""
 
     def __init__(self, run: Running, kind: str, number: int, sites: list[str], model: weights.Weights) -> None:
-        self.run, self.kind, self.number, self.model = run, kind, number, model
+        self.run, self.kind, self.number, self.model, self.sites = run, kind, number, model, sites
         document = run.document
         need = min(document.min_sites, len(sites)) if kind == "train" else 0
         self.terms = Terms(need, document.deadline_s, run.grace_s)
@@ -62,7 +64,8 @@ class Gathering:
     def _request(self) -> Message:
         """The same bytes however often a round is begun, so that a site knows it for the same."""
         document, extra = self.run.document, self.run.strategy.extra()
-        parts = {"model": weights.to_bytes(self.model)}
+        stays = self.run.strategy.models_stay_home and self.number > 1
+        parts = {} if stays else {"model": weights.to_bytes(self.model)}
         if extra:
             parts["extra"] = weights.to_bytes(extra)
         header = {
@@ -73,6 +76,7 @@ class Gathering:
             "round": self.number,
             "rounds": document.rounds,
             "deadline_s": document.deadline_s,
+            "roster": sorted(self.sites),
         }
         return Message(header, parts)
 
@@ -135,7 +139,7 @@ class Gathering:
                 self._refuse(site, str(answer.header.get("reason", "no reason given"))[:500], "refused", len(blob))
                 return
             if self.kind == "train":
-                update = as_update(site, answer)
+                update = as_update(site, answer, self.model, self.run.strategy, self.run.document)
                 self.run.strategy.check(update, self.model)
             receipts.keep(self.run.state.folder, blob)
             if self.kind == "train":
@@ -179,7 +183,7 @@ class Gathering:
             cases=int(header.get("samples", 0)),
             seconds=float(header.get("seconds", 0.0)),
             loss=float(loss) if isinstance(loss, int | float) else None,
-            metrics=metrics if isinstance(metrics, dict) else {},
+            metrics=_figures(metrics, header.get("personal")),
         )
         cell = replace(cell, bytes_in=cell.bytes_in + size)
         self.run.state.put(cell)
@@ -209,11 +213,29 @@ class Gathering:
         )
 
 
-def as_update(site: str, message: Message) -> Update:
-    """The update in a site's answer. Raises WeightsError, MessageError."""
-    samples = message.header.get("samples")
-    if type(samples) is not int:
-        raise MessageError(f"The update of {site} names no number of samples: it is not used.")
+def _figures(metrics: Any, personal: Any) -> dict[str, Any]:
+    """The metrics of the model given, with those of the site's own further trained model under "personal"."""
+    found = dict(metrics) if isinstance(metrics, dict) else {}
+    if isinstance(personal, dict) and isinstance(personal.get("metrics"), dict):
+        found["personal"] = personal["metrics"]
+    return found
+
+
+def as_update(
+    site: str, message: Message, given: weights.Weights, strategy: Strategy, document: ProjectDocument
+) -> Update:
+    """The update in a site's answer to a request with the model `given`. Raises WeightsError, MessageError."""
+    header = message.header
+    samples, steps = header.get("samples"), header.get("steps", 1)
+    if type(samples) is not int or type(steps) is not int:
+        raise MessageError(f"The update of {site} names no number of samples or steps: it is not used.")
+    metrics = header.get("metrics")
+    loss = metrics.get("loss") if isinstance(metrics, dict) else None
+    if document.transfer.compression == "none" or strategy.models_stay_home:
+        model = weights.from_bytes(message.parts["model"]) if "model" in message.parts else {}
+    else:
+        absent = frozenset(strategy.own(given)) if isinstance(strategy, KeepsLayers) else frozenset[str]()
+        model = decompress(message.parts.get("change", b""), given, document.transfer, absent)
     extra = message.parts.get("extra")
-    model = weights.from_bytes(message.parts.get("model", b""))
-    return Update(site, model, samples, weights.from_bytes(extra) if extra else {})
+    loss = float(loss) if isinstance(loss, int | float) else None
+    return Update(site, model, samples, weights.from_bytes(extra) if extra else {}, steps, loss)

@@ -10,6 +10,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from aggregator_client.coordinator.card import fairness
+from aggregator_client.coordinator.rounds import best_model
 from aggregator_client.coordinator.settings import CoordinatorConfig
 from aggregator_client.coordinator.state import RunState, SiteRound
 from aggregator_client.errors import DocumentError
@@ -59,7 +61,7 @@ def overview(folder: Path) -> dict[str, Any]:
     """One run as JSON values. `round` is the last round with a checkpoint; metrics are of the model a round began with."""
     with closing(RunState(folder, readonly=True)) as state:
         run, rounds, table, sites = state.run(), state.rounds(), state.table(), state.sites()
-        last = state.last_checkpoint()
+        last, scores = state.last_checkpoint(), state.model_scores()
     running = is_running(folder)
     facts: dict[str, Any] = {"digest": folder.name, "running": running, "folder": str(folder)}
     if run is not None:
@@ -69,6 +71,7 @@ def overview(folder: Path) -> dict[str, Any]:
             "algorithm": run.algorithm,
             "rounds": run.rounds,
             "round": max(0, last),
+            "best_round": best_model(scores) if scores else None,
             "state": stated,
             "reason": run.reason
             or ("its process ended: `fedpacs coordinator resume` goes on" if stated == "stopped" else ""),
@@ -104,10 +107,20 @@ def _newest(cells: Sequence[SiteRound]) -> dict[str, Any]:
     """A site's last cell, the figures of its last accepted one, and its bytes so far."""
     total = {"bytes_in": sum(cell.bytes_in for cell in cells), "bytes_out": sum(cell.bytes_out for cell in cells)}
     if not cells:
-        return {"round": 0, "state": "not asked", "reason": "", "cases": 0, "loss": None, "metric": None, **total}
+        return {
+            "round": 0,
+            "state": "not asked",
+            "reason": "",
+            "cases": 0,
+            "loss": None,
+            "metric": None,
+            "change": None,
+            **total,
+        }
     last = max(cells, key=lambda cell: cell.round)
     accepted = [cell for cell in cells if cell.state == "accepted"]
     figures = max(accepted, key=lambda cell: cell.round) if accepted else last
+    metrics = [cell.metric for cell in sorted(accepted, key=lambda cell: cell.round) if cell.metric is not None]
     return {
         "round": last.round,
         "state": last.state,
@@ -115,6 +128,8 @@ def _newest(cells: Sequence[SiteRound]) -> dict[str, Any]:
         "cases": figures.cases,
         "loss": figures.loss,
         "metric": figures.metric,
+        "change": metrics[-1] - metrics[-2] if len(metrics) > 1 else None,
+        "personal": figures.metrics.get("personal"),
         "seconds": figures.seconds,
         **total,
     }
@@ -122,16 +137,17 @@ def _newest(cells: Sequence[SiteRound]) -> dict[str, Any]:
 
 def _summary(cells: Sequence[SiteRound]) -> dict[str, Any]:
     accepted = [cell for cell in cells if cell.state == "accepted"]
-    scored = [cell for cell in accepted if cell.metric is not None]
-    worst = min(scored, key=lambda cell: cell.metric or 0.0, default=None)
+    fair = fairness({cell.site: cell.metric for cell in accepted if cell.metric is not None})
     losses = [cell.loss for cell in accepted if cell.loss is not None]
     return {
         "accepted": len(accepted),
         "cases": sum(cell.cases for cell in accepted),
         "mean_loss": sum(losses) / len(losses) if losses else None,
-        "mean_metric": sum(cell.metric or 0.0 for cell in scored) / len(scored) if scored else None,
-        "worst_metric": None if worst is None else worst.metric,
-        "worst_site": None if worst is None else worst.site,
+        "mean_metric": fair["mean"],
+        "worst_metric": fair["worst"],
+        "worst_site": fair["worst_site"],
+        "best_metric": fair["best"],
+        "spread": fair["spread"],
         "missing": {cell.site: cell.reason for cell in cells if cell.state not in ("accepted", "asked")},
         "bytes_in": sum(cell.bytes_in for cell in cells),
         "bytes_out": sum(cell.bytes_out for cell in cells),

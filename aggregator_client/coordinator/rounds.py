@@ -1,6 +1,6 @@
 """What to do next in a run, as pure functions of what is known: no clock, no network, no disk.
 
-    start ─▶ [ configure ─▶ gather ─▶ aggregate ─▶ checkpoint ] × rounds ─▶ evaluate ─▶ done
+    start ─▶ [ configure ─▶ gather ─▶ aggregate ─▶ checkpoint ] × rounds, or until no gain ─▶ evaluate ─▶ done
 
 `next_step` picks the next line of that picture from what the checkpoints say, so a resumed run goes on where the last
 checkpoint stands. `Gather` is one round's waiting: whom to send to, and when the round has enough.
@@ -26,13 +26,30 @@ class Step(StrEnum):
     DONE = "done"
 
 
-def next_step(rounds: int, last_checkpoint: int, evaluated: bool) -> tuple[Step, int]:
-    """(step, round number). `last_checkpoint` is -1 before there is any model, 0 with the initial one."""
+def next_step(rounds: int, last_checkpoint: int, evaluated: bool, stale: bool = False) -> tuple[Step, int]:
+    """(step, round number). `last_checkpoint` is -1 before there is any model, 0 with the initial one.
+
+    `stale`: the models have stopped to gain, so the rounds that are left are not done.
+    """
     if last_checkpoint < 0:
         return Step.START, 0
-    if last_checkpoint < rounds:
+    if last_checkpoint < rounds and not (stale and last_checkpoint > 0):
         return Step.ROUND, last_checkpoint + 1
     return (Step.DONE, rounds) if evaluated else (Step.EVALUATE, rounds + 1)
+
+
+def best_model(scores: Mapping[int, float], min_gain: float = 0.0) -> int:
+    """The last model that bettered the best before it by more than `min_gain`; -1 without any score."""
+    best = -1
+    for number in sorted(scores):
+        if best < 0 or scores[number] > scores[best] + min_gain:
+            best = number
+    return best
+
+
+def is_stale(scores: Mapping[int, float], patience: int, min_gain: float = 0.0) -> bool:
+    """Whether the last `patience` scored models brought no new best (0: never)."""
+    return bool(patience and scores) and max(scores) - best_model(scores, min_gain) >= patience
 
 
 class Verdict(StrEnum):

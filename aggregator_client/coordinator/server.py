@@ -16,7 +16,7 @@ from typing import Any
 
 from aggregator_client.coordinator import settings
 from aggregator_client.coordinator.gathering import Gathering, as_update
-from aggregator_client.coordinator.rounds import Step, next_step
+from aggregator_client.coordinator.rounds import Step, is_stale, next_step
 from aggregator_client.coordinator.settings import CoordinatorConfig
 from aggregator_client.coordinator.state import RunFacts, RunState
 from aggregator_client.coordinator.strategies import Strategy, choose
@@ -79,7 +79,9 @@ class Run:
 
     def _next(self) -> tuple[Step, int]:
         evaluated = any(facts.state == "evaluated" for facts in self.state.rounds())
-        return next_step(self.document.rounds, self.state.last_checkpoint(), evaluated)
+        stop = self.document.stop
+        stale = is_stale(self.state.model_scores(), stop.patience, stop.min_gain)
+        return next_step(self.document.rounds, self.state.last_checkpoint(), evaluated, stale)
 
     def _do(self, step: Step, number: int) -> None:
         self.state.open_round(number)
@@ -88,14 +90,16 @@ class Run:
             self.state.close_round(0, networks.initial_weights(network.name, network.args, self.document.seed))
             return
         started = time.monotonic()
-        model = self.state.model(number - 1)
-        self.strategy.restore(self.state.strategy_state(number - 1))
+        last = self.state.last_checkpoint()
+        model = self.state.model(last)
+        self.strategy.restore(self.state.strategy_state(last))
         sites = sorted(self.members)
-        chosen = self.strategy.participants(number, sites) if step is Step.ROUND else sites
+        training = step is Step.ROUND
+        chosen = self.strategy.participants(number, sites, self.state.site_scores()) if training else sites
         self.tell(
             {"event": "round", "round": number, "rounds": self.document.rounds, "step": str(step), "sites": chosen}
         )
-        kind = "train" if step is Step.ROUND else "evaluate"
+        kind = "train" if training else "evaluate"
         gather = Gathering(self, kind, number, chosen, model).wait()
         if step is Step.EVALUATE:
             self.state.end_evaluation(number)
@@ -111,7 +115,7 @@ class Run:
         for site in sites:
             message = self.state.update(number, site)
             if message is not None:
-                self.strategy.add(as_update(site, message))
+                self.strategy.add(as_update(site, message, model, self.strategy, self.document))
         return self.strategy.finish()
 
 
@@ -173,13 +177,14 @@ def _may(state: RunState, signed: SignedProject, resume: bool) -> None:
 
 
 def _summary(signed: SignedProject, state: RunState) -> dict[str, Any]:
-    last = state.last_checkpoint()
-    facts = next(one for one in state.rounds() if one.number == last)
+    kept = state.kept_model(signed.document.stop.keep)
+    facts = next(one for one in state.rounds() if one.number == kept)
     return {
         "digest": signed.digest,
-        "rounds": last,
+        "rounds": state.last_checkpoint(),
+        "kept": kept,
         "folder": str(state.folder),
-        "model": str(state.checkpoint_file(last)),
+        "model": str(state.checkpoint_file(kept)),
         "sha256": facts.sha256,
     }
 

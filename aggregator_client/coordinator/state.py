@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from aggregator_client.coordinator.migrations import migrations
+from aggregator_client.coordinator.rounds import best_model
 from aggregator_client.errors import StateError
 from aggregator_client.messages import Message
 from dicom_node.database import connect, transaction
@@ -79,8 +80,9 @@ class SiteRound:
 
     @property
     def metric(self) -> float | None:
-        value = self.metrics.get("auc")
-        return None if value is None else float(value)
+        """The AUC, or Dice of a segmentation."""
+        value = self.metrics.get("auc", self.metrics.get("dice"))
+        return float(value) if isinstance(value, int | float) else None
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,28 @@ class RunState:
     def sites(self) -> list[SiteFacts]:
         rows = self._db.execute("SELECT * FROM sites ORDER BY site")
         return [SiteFacts(row["site"], bool(row["online"]), row["last_seen"]) for row in rows]
+
+    def site_scores(self) -> dict[int, dict[str, float]]:
+        """By closed round and site: the metric of the model it began with, on the site's own held-out patients.
+
+        A round under way is left out: half of its answers must decide nothing, or a resumed run would go another way.
+        """
+        found: dict[int, dict[str, float]] = {}
+        closed = {one.number for one in self.rounds() if one.state in ("done", "evaluated")}
+        for cell in self.table():
+            if cell.round in closed and cell.state == "accepted" and cell.metric is not None:
+                found.setdefault(cell.round, {})[cell.site] = cell.metric
+        return found
+
+    def model_scores(self) -> dict[int, float]:
+        """By model (the number of the round that made it): the mean over the sites that scored it."""
+        last = self.last_checkpoint()  # the final evaluation, whatever its number, is of that model
+        return {min(number - 1, last): sum(s.values()) / len(s) for number, s in self.site_scores().items()}
+
+    def kept_model(self, keep: str = "last") -> int:
+        """The number of the model that counts: the last one, or the one with the best mean metric."""
+        best = best_model(self.model_scores()) if keep == "best" else -1
+        return best if best >= 0 else self.last_checkpoint()
 
     def checkpoint_file(self, number: int) -> Path:
         return self.folder / "checkpoints" / f"round-{number:04d}.safetensors"

@@ -90,7 +90,7 @@ def _trains(monkeypatch: pytest.MonkeyPatch, meanwhile: Any = lambda: None) -> N
         meanwhile()
         return Message({**head, "kind": "update", "run": "r1"}, {"model": b"weights"})
 
-    monkeypatch.setattr(executor._Job, "run", train)
+    monkeypatch.setattr(executor.LocalJob, "run", train)
     monkeypatch.setattr(executor, "require_ready", lambda config, draft: None)
 
 

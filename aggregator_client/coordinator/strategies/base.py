@@ -43,6 +43,7 @@ class Strategy:
     """
 
     name: ClassVar[str]
+    models_stay_home: ClassVar[bool] = False
 
     def __init__(self, share: float = 1.0, seed: int = 0) -> None:
         if not 0 < share <= 1:

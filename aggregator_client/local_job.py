@@ -1,0 +1,268 @@
+"""One request's work at a site: the trainer's job from the approved document, and what of its result leaves.
+
+Everything a job does follows from the document this hospital approved, node.toml and the model in the request; what an algorithm
+keeps at the site from round to round lies in federation/kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from aggregator_client.compression import compress
+from aggregator_client.errors import RefusedError
+from aggregator_client.messages import Message
+from aggregator_client.project import ProjectDocument
+from aggregator_client.sealing import Context
+from aggregator_client.trainer_process import TrainerProcess
+from dicom_node.audit import AuditLog
+from dicom_node.config import NodeConfig
+from dicom_node.records import Catalogue
+from trainer import weights
+from trainer.spec import JobSpec, lr_at_round
+
+
+class Node(Protocol):
+    """What a job needs of the executor it works for."""
+
+    config: NodeConfig
+    audit: AuditLog
+    trainer: TrainerProcess
+
+    @property
+    def report(self) -> Callable[..., None]:
+        """Is told of progress."""
+
+    @property
+    def site(self) -> str:
+        """This site's name."""
+
+
+@dataclass
+class LocalJob:
+    """One request's training or evaluation. `node` is the executor it works for."""
+
+    node: Node
+    document: ProjectDocument
+    context: Context
+    run_id: str
+    request: Message
+    deadline: float
+
+    def run(self, head: dict[str, Any]) -> Message:
+        work = self._folder()
+        spec = self._spec(work)
+        started = time.monotonic()
+        result = self._result(work, spec)
+        loss, metrics = result.get("loss"), result.get("metrics")
+        head |= {
+            "run": self.run_id,
+            "samples": int(result["samples"]),
+            "seconds": round(time.monotonic() - started, 3),
+            "steps": int(result.get("steps", 0)),
+            "loss": loss,
+            "metrics": metrics,
+            "evaluated_on": result.get("evaluated_on"),
+        }
+        studies = [str(uid) for uid in result.get("studies", [])]
+        self._record(studies, head)
+        if self.context.kind == "evaluate":
+            personal = {"personal": self._personal(work)} if self.document.personal.epochs else {}
+            return Message({**head, **personal, "kind": "metrics"})
+        return Message({**head, "kind": "update"}, self._parts(work))
+
+    # -- what goes in -------------------------------------------------------------------------------------------------
+
+    @property
+    def algorithm(self) -> str:
+        return self.document.algorithm.name
+
+    @property
+    def _kept(self) -> Path:
+        """What an algorithm keeps at the site from round to round (its own layers or model, SCAFFOLD's control variate)."""
+        return self.node.config.storage.federation / "kept" / self.context.project_digest[:16] / self.run_id
+
+    def _folder(self) -> Path:
+        whole = self.node.config.storage.federation / "work"
+        mine = whole / f"{self.context.project_digest[:16]}-{self.run_id}-{self.context.round:04d}-{self.context.kind}"
+        for other in whole.glob("*") if whole.exists() else ():
+            if other != mine:
+                shutil.rmtree(other, ignore_errors=True)
+        mine.mkdir(parents=True, exist_ok=True)
+        return mine
+
+    def _spec(self, work: Path) -> JobSpec:
+        document, storage = self.document, self.node.config.storage
+        model = weights.from_bytes(self.request.parts["model"]) if "model" in self.request.parts else {}
+        weights.save(work / "given.safetensors", {**model, **self._own()})
+        state = self._control(work)
+        return JobSpec(
+            kind="train" if self.context.kind == "train" else "evaluate",
+            catalogue=storage.catalogue,
+            dataset=storage.dataset,
+            cache=storage.federation / "cache",
+            network=document.network,
+            task=document.task,
+            cohort=document.cohort_rule.model_dump(mode="json"),
+            split_salt=document.split.salt,
+            evaluate_on="validation",
+            evaluate_first=self.context.kind == "train",
+            local=self._local(),
+            seed=self._seed(),
+            weights_in=work / "given.safetensors",
+            state_in=state,
+            out=work / "out",
+            device=self.node.config.federation.device,
+            threads=int(os.environ.get("OMP_NUM_THREADS", "0")),
+        )
+
+    def _seed(self) -> int:
+        """Another one for each round and site, the same after a restart."""
+        seed = f"{self.document.seed}/{self.context.round}/{self.node.site}".encode()
+        return int.from_bytes(hashlib.sha256(seed).digest()[:4])
+
+    def _local(self) -> Any:
+        local, args = self.document.local, self.document.algorithm.args
+        known = self.algorithm if self.algorithm in ("fedprox", "scaffold", "fedbn") else "fedavg"
+        lr = lr_at_round(local.lr, min(self.context.round, self.document.rounds) - 1, self.document.rounds)
+        return local.model_copy(update={"algorithm": known, "mu": float(args.get("mu", local.mu)), "lr": lr})
+
+    def _own_names(self, model: Mapping[str, Any]) -> set[str]:
+        """The arrays that never leave this site under the project's algorithm."""
+        if self.algorithm == "fedbn":
+            return weights.norm_layers(model)
+        if self.algorithm == "fedper":
+            heads = tuple(str(part) for part in self.document.algorithm.args.get("head", ("head.",)))
+            return {name for name in model if name.startswith(heads)}
+        return set(model) if self.algorithm == "ensemble" else set()
+
+    def _own(self) -> weights.Weights:
+        file = self._kept / "own.safetensors"
+        return weights.load(file) if file.exists() else {}
+
+    def _control(self, work: Path) -> Path | None:
+        if self.algorithm != "scaffold" or self.context.kind != "train":
+            return None
+        sent = self.request.parts.get("extra")
+        control = weights.from_bytes(sent) if sent else {}
+        file = self._kept / "control.safetensors"
+        if file.exists():
+            control |= weights.load(file)
+        weights.save(work / "control.safetensors", control)
+        return work / "control.safetensors"
+
+    # -- the trainer process ------------------------------------------------------------------------------------------
+
+    def _result(self, work: Path, spec: JobSpec) -> dict[str, Any]:
+        """What the job left; a job that had ended before the site was killed is not done again."""
+        text = spec.model_dump_json(indent=1)
+        file, out = work / "spec.json", work / "out" / "result.json"
+        if not (out.exists() and file.exists() and file.read_text() == text):
+            file.write_text(text)
+            self._train(file)
+        found: dict[str, Any] = json.loads(out.read_text())
+        return found
+
+    def _train(self, spec: Path) -> None:
+        said = ["the trainer ended without a word"]
+        code = self.node.trainer.run(spec, self.deadline, lambda line: said.append(self._listen(line, said[-1])))
+        if code != 0:
+            late = f"it took longer than the {self.deadline:g} s of a round"
+            raise RefusedError(f"{self.node.site} could not train: {late if code is None else said[-1]}")
+
+    def _listen(self, line: bytes, said: str) -> str:
+        try:
+            facts = json.loads(line)
+        except ValueError:
+            return said
+        self.node.report(activity=facts.get("event"), step=facts.get("step"), steps=facts.get("steps"))
+        return str(facts.get("message", said)) if facts.get("event") == "error" else said
+
+    # -- what comes out -----------------------------------------------------------------------------------------------
+
+    def _parts(self, work: Path) -> dict[str, bytes]:
+        """What leaves: the trained arrays but those that stay here, whole or as a compressed change."""
+        trained, parts = weights.load(work / "out" / "model.safetensors"), dict[str, bytes]()
+        own = self._own_names(trained)
+        if own:
+            self._keep("own", {name: trained[name] for name in own})
+        leaving = {name: value for name, value in trained.items() if name not in own}
+        if self.document.transfer.compression != "none" and leaving:
+            parts["change"] = self._compressed(leaving)
+        elif leaving:
+            parts["model"] = weights.to_bytes(leaving)
+        if self.algorithm == "scaffold":
+            state = weights.load(work / "out" / "state.safetensors")
+            self._keep("control", {name: v for name, v in state.items() if name.startswith("local.")})
+            parts["extra"] = weights.to_bytes({name: v for name, v in state.items() if name.startswith("delta.")})
+        return parts
+
+    def _compressed(self, leaving: weights.Weights) -> bytes:
+        """The change as the project wants it. What it leaves out is kept by round, so that a repeated job adds it once."""
+        given = weights.from_bytes(self.request.parts["model"])
+        earlier = [file for file in sorted(self._kept.glob("left-*.safetensors")) if file.stem < self._left()]
+        before = weights.load(earlier[-1]) if earlier else None
+        data, left_out = compress(leaving, given, self.document.transfer, self._seed(), before)
+        if left_out:
+            self._keep(self._left(), left_out)
+            for file in earlier[:-1]:
+                file.unlink()
+        return data
+
+    def _left(self) -> str:
+        return f"left-{self.context.round:05d}"
+
+    def _personal(self, work: Path) -> dict[str, Any]:
+        """Train the final model further on this site's own patients; it stays in federation/personal, its figures go out."""
+        settings, local = self.document.personal, self._local()
+        home = self.node.config.storage.federation / "personal" / self.context.project_digest[:16]
+        spec = self._spec(work).model_copy(
+            update={
+                "kind": "train",
+                "local": local.model_copy(
+                    update={
+                        "algorithm": "fedavg",
+                        "epochs": settings.epochs,
+                        "steps": None,
+                        "lr": settings.lr or self.document.local.lr / 10,
+                    }
+                ),
+                "state_in": None,
+                "out": home,
+            }
+        )
+        file = work / "personal.json"
+        file.write_text(spec.model_dump_json(indent=1))
+        self._train(file)
+        result = json.loads((home / "result.json").read_text())
+        return {"metrics": result.get("metrics"), "loss": result.get("loss"), "samples": int(result["samples"])}
+
+    def _keep(self, what: str, arrays: weights.Weights) -> None:
+        self._kept.mkdir(parents=True, exist_ok=True)
+        weights.save(self._kept / f"{what}.safetensors", arrays)
+
+    def _record(self, studies: list[str], head: Mapping[str, Any]) -> None:
+        context, metrics = self.context, head.get("metrics") or {}
+        if context.kind == "train":
+            catalogue = Catalogue(self.node.config.storage.catalogue)
+            try:
+                catalogue.mark_used(context.project_digest, context.round, studies)
+            finally:
+                catalogue.close()
+        self.node.audit.append(
+            "round.trained" if context.kind == "train" else "round.evaluated",
+            project=context.project_digest,
+            round=context.round,
+            samples=head["samples"],
+            studies=len(studies),
+            seconds=head["seconds"],
+            loss=head["loss"],
+            auc=metrics.get("auc"),
+        )
