@@ -41,7 +41,10 @@ name = "small_resnet"
 args = {{ in_channels = 1, classes = 3, widths = [16, 32, 64], norm = "batch" }}
 
 [algorithm]
-name = "fedavg"
+name = "fedavg"          # fedavg | fedprox | scaffold | fedbn | fedper | fednova | fedavgm | fedadam | fedyogi | fedadagrad
+                         # | qfedavg | agnostic | cyclic | single_transfer | median | trimmed_mean | krum | multi_krum
+                         # | geometric_median | centred_clipping | norm_bound        (docs/coordinator.md)
+# args = {{ share = 0.5 }}  # each algorithm has its own; share: of the hospitals that train in a round
 
 [local]                  # training at a hospital between two rounds
 epochs = 2
@@ -50,6 +53,16 @@ lr = 0.003               # of the first round; lowered from round to round
 weight_decay = 0.0001
 augment = "style"        # none | light | style
 class_weighted = true
+
+[stop]
+# patience = 4           # end when so many rounds brought no better model; 0 runs all rounds
+# keep = "best"          # or "last": which model is handed out
+
+[transfer]
+# compression = "int8"   # none | fp16 | bf16 | int8 | int4 | topk | lowrank
+
+[personal]
+# epochs = 2             # each hospital trains the final model further for itself
 
 [privacy]
 mode = "sealed"          # each update sealed to you and signed by its hospital: you can read single updates

@@ -19,10 +19,10 @@ def allowed(config: NodeConfig, now: datetime | None = None) -> bool:
         zone = ZoneInfo(config.node.timezone)
     except (ZoneInfoNotFoundError, ValueError):
         raise SettingsError(
-            f"{config.path}: node.timezone {config.node.timezone!r} is unknown here; use a name such as 'Europe/Amsterdam'."
+            f"node.toml: node.timezone {config.node.timezone!r} is unknown here; use a name such as 'Europe/Amsterdam'."
         ) from None
     clock = (now or datetime.now(zone)).astimezone(zone).time()
-    return any(_within(clock, *span) for span in _spans(config.path, hours))
+    return any(_within(clock, *span) for span in _spans(hours))
 
 
 def _within(clock: time, start: time, end: time) -> bool:
@@ -32,14 +32,14 @@ def _within(clock: time, start: time, end: time) -> bool:
     return clock >= start or clock < end
 
 
-def _spans(where: object, hours: Sequence[str]) -> list[tuple[time, time]]:
+def _spans(hours: Sequence[str]) -> list[tuple[time, time]]:
     spans = []
     for text in hours:
         try:
             start, end = (time.fromisoformat(part.strip()) for part in text.split("-"))
         except ValueError:
             raise SettingsError(
-                f'{where}: federation.hours holds {text!r}, which is no span of the day; write it as "19:00-06:00".'
+                f'node.toml: federation.hours holds {text!r}, which is no span of the day; write it as "19:00-06:00".'
             ) from None
         spans.append((start, end))
     return spans

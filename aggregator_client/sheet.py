@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
+from aggregator_client.algorithm_words import words
 from aggregator_client.project import ProjectDocument, ProjectDraft
 
 WIDTH = 100
@@ -26,6 +27,7 @@ def _sections(draft: ProjectDraft) -> list[tuple[str, list[str]]]:
         ("Why", [draft.purpose]),
         ("Which patients", _patients(draft)),
         ("What is computed in your hospital", _computed(draft)),
+        ("How the hospitals train together", words(draft.algorithm.name, draft.algorithm.args)),
         ("What leaves your hospital", _leaves(draft)),
         ("How it is protected", _protected(draft)),
         ("What this does not protect against", _not_protected(draft)),
@@ -93,13 +95,31 @@ def _computed(draft: ProjectDraft) -> list[str]:
             f"Up to {draft.rounds} rounds; in each, {amount} over your training images, then one evaluation on your"
             " validation images."
         ),
+        *_run(draft),
         "No program code comes from the coordinator; only settings of what is installed here.",
     ]
+
+
+def _run(draft: ProjectDraft) -> list[str]:
+    told = []
+    if draft.stop.patience:
+        told.append(f"The rounds end sooner when {draft.stop.patience} of them brought no better model.")
+    if draft.stop.keep == "best":
+        told.append(
+            "The model that is kept is the one that was best on the hospitals' held-out patients, not the last one."
+        )
+    if draft.personal.epochs:
+        told.append(
+            f"At the end your hospital trains the common model {draft.personal.epochs} passes further on its own images. That"
+            " model stays here; its evaluation's figures are sent."
+        )
+    return told
 
 
 def _leaves(draft: ProjectDraft) -> list[str]:
     return [
         "After each round: the numbers of the trained network (its weights).",
+        *_smaller(draft),
         (
             "With them: how many training images were used, how long it took, the training loss, and the evaluation's"
             " figures (such as the AUC and the number of cases of each class), as totals."
@@ -107,6 +127,22 @@ def _leaves(draft: ProjectDraft) -> list[str]:
         "No image, no header, no label of a single study and no patient's pseudonym is sent.",
         "Each message is recorded in your audit log before it is sent: `fedpacs audit show --kind egress`.",
     ]
+
+
+def _smaller(draft: ProjectDraft) -> list[str]:
+    form = {
+        "fp16": "in half precision",
+        "bf16": "in half precision",
+        "int8": "rounded to eight bits a number",
+        "int4": "rounded to four bits a number",
+        "topk": f"only the largest {draft.transfer.share:.0%} of their changes, the rest being added to the next round's",
+        "lowrank": f"their changes as factors of rank {draft.transfer.rank}, what these miss being added to the next round's",
+    }.get(draft.transfer.compression)
+    return (
+        [f"They are made smaller on their way: {form}. This saves bytes and is no protection of privacy."]
+        if form
+        else []
+    )
 
 
 def _protected(draft: ProjectDraft) -> list[str]:

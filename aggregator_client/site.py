@@ -18,6 +18,7 @@ from typing import Any
 
 import structlog
 
+from aggregator_client import hours
 from aggregator_client.approvals import invitation_of
 from aggregator_client.errors import FederationError, SignatureError, UnreachableError
 from aggregator_client.executor import Executor
@@ -66,7 +67,8 @@ def serve(link: SiteLink, executor: Executor, status: Status, poll_seconds: floa
                 status.update(state="working")
                 answer = executor.handle(delivery.payload)
                 _reply(link, delivery, answer)
-            status.update(state="connected", last_contact=round(time.time()), reason="")
+            may = hours.allowed(executor.config)
+            status.update(state="connected", may_train=may, last_contact=round(time.time()), reason="")
             pause = poll_seconds
         except (UnreachableError, SignatureError) as error:
             log.warning("coordinator away", reason=str(error))
@@ -88,6 +90,7 @@ def address_of(config: NodeConfig, invitation: Invitation) -> str:
 
 def run(config: NodeConfig) -> None:
     """Join as the invitation says and serve."""
+    hours.allowed(config)  # hours that cannot be read are said now, not in the first round
     up(config, process_name("federation"))
     from aggregator_client.flower_site import FlowerLink, load_node_key  # Flower takes seconds to import
 

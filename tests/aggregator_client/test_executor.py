@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
 
+import numpy as np
 import pytest
 
 from aggregator_client import messages
 from aggregator_client.approvals import Decision, decide, invitation_of
+from aggregator_client.compression import decompress
 from aggregator_client.coordinator import settings
 from aggregator_client.executor import Executor
 from aggregator_client.keys import node_keys
@@ -146,6 +149,65 @@ def test_a_paused_node_does_not_train(desk):
     refused(desk.ask(1), "paused")
     pause.resume(desk.config, by="Dr. Test")
     assert desk.ask(1).header["kind"] == "update"
+
+
+def test_a_node_trains_only_inside_its_hours(desk):
+    desk.hospital.approve(desk.project)
+    now = datetime.now(UTC)
+    later = f"{now + timedelta(hours=2):%H:%M}-{now + timedelta(hours=4):%H:%M}"
+    federation = desk.config.federation.model_copy(update={"hours": (later,)})
+    desk.executor.config = desk.config.model_copy(update={"federation": federation})
+    refused(desk.ask(1), f"trains only at {later}")
+    assert not list(desk.audit.records("round.trained"))
+    desk.executor.config = desk.config
+    assert desk.ask(1).header["kind"] == "update"
+
+
+def test_the_egress_record_names_who_takes_part(desk):
+    desk.hospital.approve(desk.project)
+    assert desk.ask(1, roster=["South", "North"]).header["kind"] == "update"
+    refused(desk.ask(2, roster="everybody"), "no list of site names")
+    told = {record.facts["what"]: record.facts["roster"] for record in desk.audit.records("egress")}
+    assert told == {"update": ["North", "South"], "refused": []}
+
+
+@pytest.mark.parametrize("form", ["int8", "topk"])
+def test_an_update_leaves_compressed_and_what_it_left_out_is_kept_once(tmp_path, trainer, form):
+    with closing(Desk(tmp_path, trainer, transfer={"compression": form})) as made:
+        made.hospital.approve(made.project)
+        first = made.executor.handle(made.request(1))
+        answer = made.read(first)
+        setting = made.project.document.transfer
+        assert "model" not in answer.parts and len(answer.parts["change"]) < 0.5 * len(made.model)
+        given = weights.from_bytes(made.model)
+        arrived = decompress(answer.parts["change"], given, setting)
+        work = next((made.config.storage.federation / "work").glob("*-0001-train"))
+        trained = weights.load(work / "out" / "model.safetensors")
+        assert arrived.keys() == trained.keys()
+        left = list((made.config.storage.federation / "kept").glob("*/*/left-00001.safetensors"))
+        assert len(left) == (1 if form == "topk" else 0)
+        if form == "topk":
+            rest = weights.load(left[0])
+            for name, missing in rest.items():
+                assert np.allclose(arrived[name] + missing, trained[name], atol=1e-5)
+        made.ledger._db.execute(
+            "DELETE FROM answered"
+        )  # killed before the answer was noted: the job's result is used again
+        again = made.read(made.executor.handle(made.request(1)))
+        assert again.parts["change"] == answer.parts["change"]
+        assert made.ask(2).header["kind"] == "update"
+
+
+def test_a_head_of_its_own_and_a_personal_model_stay_at_the_site(tmp_path, trainer):
+    changes = {"algorithm": {"name": "fedper", "args": {"head": ["head."]}}, "personal": {"epochs": 1}}
+    with closing(Desk(tmp_path, trainer, **changes)) as made:
+        made.hospital.approve(made.project)
+        sent = weights.from_bytes(made.ask(1).parts["model"])
+        assert sent and not [name for name in sent if name.startswith("head.")]
+        final = made.ask(4, kind="evaluate")
+        assert not final.parts and 0 <= final.header["personal"]["metrics"]["auc"] <= 1
+        personal = list((made.config.storage.federation / "personal").glob("*/model.json"))
+        assert len(personal) == 1
 
 
 def test_training_that_takes_longer_than_the_round_is_stopped(desk):

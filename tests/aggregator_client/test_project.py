@@ -12,6 +12,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aggregator_client.algorithm_words import WORDS
+from aggregator_client.coordinator.strategies import STRATEGIES
 from aggregator_client.errors import ProjectError, SignatureError
 from aggregator_client.keys import coordinator_keys
 from aggregator_client.project import (
@@ -234,3 +236,22 @@ def test_the_sheet_says_what_a_decision_needs(document: ProjectDocument) -> None
     ):
         assert wanted in " ".join(sheet.split()), wanted
     assert max(len(line) for line in sheet.splitlines()) <= 100
+
+
+@pytest.mark.parametrize("name", sorted(STRATEGIES))
+def test_the_sheet_tells_each_installed_algorithm_in_plain_words(document: ProjectDocument, name: str) -> None:
+    algorithm = document.algorithm.model_copy(update={"name": name, "args": {"share": 0.5}})
+    told = " ".join(plain_words(document.model_copy(update={"algorithm": algorithm})).split())
+    assert name in WORDS and " ".join(WORDS[name].split()) in told and "50% of the hospitals train" in told
+
+
+def test_the_sheet_tells_what_else_changes_what_a_hospital_does(document: ProjectDocument) -> None:
+    values = document.model_dump() | {
+        "stop": {"patience": 3, "keep": "best"},
+        "personal": {"epochs": 2},
+        "transfer": {"compression": "topk", "share": 0.2},
+        "algorithm": {"name": "median", "args": {}},
+    }
+    told = " ".join(plain_words(ProjectDocument.model_validate(values)).split())
+    for wanted in ("end sooner when 3", "not the last one", "2 passes further", "largest 20%", "exclude each other"):
+        assert wanted in told, wanted

@@ -8,7 +8,10 @@ import time
 import numpy as np
 import pytest
 
-from aggregator_client.coordinator.rounds import Gather, Step, Terms, Verdict, next_step
+from aggregator_client.compression import TransferSettings, compress
+from aggregator_client.coordinator.card import card
+from aggregator_client.coordinator.overview import overview
+from aggregator_client.coordinator.rounds import Gather, Step, Terms, Verdict, best_model, is_stale, next_step
 from aggregator_client.coordinator.server import Run
 from aggregator_client.coordinator.state import RunState
 from aggregator_client.errors import TooFewSitesError
@@ -229,6 +232,91 @@ def test_more_sites_asked_for_than_enrolled_is_said_at_once(small):
         made.run()
 
 
+def scores(by_model):
+    """Answers whose AUC tells how good the model of each round was: `by_model[n]` of the one round n + 1 begins with."""
+
+    def answer(site, context, request):
+        return site.usual(context, request, metrics={"auc": by_model[min(context.round - 1, len(by_model) - 1)]})
+
+    return dict.fromkeys(SITES, answer)
+
+
+def test_a_run_that_stopped_to_gain_ends_and_keeps_its_best_model(small):
+    made = small(answers=scores([0.5, 0.6, 0.8, 0.7, 0.75, 0.1]), rounds=9, stop={"patience": 2, "keep": "best"})
+    made.run().go()
+    # models 0 to 4 are known to be no better than model 2 when round 5 closes
+    assert made.state.last_checkpoint() == 5 and made.state.run().state == "finished"
+    assert made.state.kept_model("best") == 2 and made.state.kept_model("last") == 5
+    assert_close(made.state.model(2), federation.expected_model(start_model(), 2, SITES))
+    facts = card(made.project.document, made.project.digest, made.state)
+    assert facts["kept_round"] == 2 and facts["sha256"] == made.state.rounds()[2].sha256
+    assert facts["fairness"]["mean"] == pytest.approx(0.8) and facts["rounds"] == 5
+
+
+def test_all_rounds_are_run_without_patience_and_the_last_model_counts(small):
+    made = small(answers=scores([0.9, 0.8, 0.7, 0.6]), rounds=3)
+    made.run().go()
+    assert made.state.last_checkpoint() == 3 and made.state.kept_model() == 3 and made.state.kept_model("best") == 0
+
+
+def test_the_overview_compares_with_the_round_before_and_tells_the_worst_site_and_the_spread(small):
+    def answer(site, context, request):
+        value = {"north": 0.6, "south": 0.7, "west": 0.9}[site.name] + 0.01 * context.round
+        return site.usual(context, request, metrics={"auc": value})
+
+    made = small(answers=dict.fromkeys(SITES, answer), rounds=2)
+    made.run().go()
+    facts = overview(made.folder)
+    last = facts["history"][-1]
+    assert last["worst_site"] == "north" and last["spread"] == pytest.approx(0.3)
+    assert [site["change"] for site in facts["sites"]] == pytest.approx([0.01] * 3) and facts["best_round"] == 2
+    fair = card(made.project.document, made.project.digest, made.state)["fairness"]
+    assert (fair["worst_site"], fair["best_site"]) == ("north", "west") and fair["worst"] == pytest.approx(0.63)
+
+
+@pytest.mark.parametrize("form", ["fp16", "int8", "int4", "topk"])
+def test_compressed_updates_are_taken_and_a_bad_one_is_refused(small, form):
+    setting = TransferSettings(compression=form)
+
+    def answer(site, context, request):
+        message = site.usual(context, request)
+        if context.kind != "train":
+            return message
+        given = weights.from_bytes(request.parts["model"])
+        data, _ = compress(weights.from_bytes(message.parts["model"]), given, setting, 1)
+        return Message(message.header, {"change": data[:-3] if site.name == "west" else data})
+
+    made = small(answers=dict.fromkeys(SITES, answer), rounds=1, transfer={"compression": form})
+    made.run().go()
+    wanted = federation.expected_model(start_model(), 1, ["north", "south"])
+    found = made.state.model(1)
+    if form != "topk":  # which sends a tenth of the change in a round
+        assert_close(found, wanted)
+    (cell,) = [cell for cell in made.state.table() if (cell.round, cell.site) == (1, "west")]
+    assert cell.state == "failed" and "safetensors" in cell.reason
+
+
+def test_a_share_of_the_sites_trains_and_the_roster_is_told(small):
+    rosters = []
+
+    def answer(site, context, request):
+        rosters.append((context.kind, context.round, tuple(request.header["roster"])))
+        return site.usual(context, request)
+
+    made = small(answers=dict.fromkeys(SITES, answer), rounds=2, algorithm={"name": "fedavg", "args": {"share": 0.6}})
+    made.run().go()
+    asked = {number: {cell.site for cell in made.state.table() if cell.round == number} for number in (1, 2, 3)}
+    assert len(asked[1]) == len(asked[2]) == 2 and len(asked[3]) == 3
+    assert {roster for kind, number, roster in rosters if number == 1} == {tuple(sorted(asked[1]))}
+
+
+def test_half_answers_of_a_round_under_way_decide_nothing(small):
+    made = small(answers=scores([0.5, 0.6, 0.4, 0.3]), absent=["west"], rounds=3, min_sites=3, deadline_s=2.0)
+    with pytest.raises(TooFewSitesError):
+        made.run().go()
+    assert made.state.table() and made.state.site_scores() == {} and made.state.model_scores() == {}
+
+
 # -- the pure part ----------------------------------------------------------------------------------------------------
 
 
@@ -236,6 +324,14 @@ def test_the_next_step_follows_from_the_checkpoints_alone():
     steps = [next_step(2, done, False) for done in (-1, 0, 1, 2)]
     assert steps == [(Step.START, 0), (Step.ROUND, 1), (Step.ROUND, 2), (Step.EVALUATE, 3)]
     assert next_step(2, 2, True) == (Step.DONE, 2)
+
+
+def test_stale_and_best_follow_from_the_scores():
+    scores = {0: 0.5, 1: 0.7, 2: 0.705, 3: 0.69}
+    assert best_model(scores) == 2 and best_model(scores, 0.01) == 1 and best_model({}) == -1
+    assert not is_stale(scores, 0) and not is_stale(scores, 2) and is_stale(scores, 1)
+    assert is_stale(scores, 2, min_gain=0.01) and not is_stale({}, 1)
+    assert next_step(9, 3, False, stale=True) == (Step.EVALUATE, 10)
 
 
 def info(name, online=True, activated=0.0):
