@@ -1,7 +1,8 @@
-"""Blanks what JPEG-family code streams carry beside the picture: comment and application segments, and trailing bytes.
+"""Blanks what JPEG-family and RLE code streams carry beside the picture: comments, application data, gaps, trailing bytes.
 
 Bytes are overwritten in place and lengths never change, so that offset tables and every pixel stay as they were.
-References: ITU-T T.81 B.2.4 (JPEG), ITU-T T.87 (JPEG-LS), ITU-T T.800 A.9.2 (JPEG 2000 COM).
+References: ITU-T T.81 B.2.4 (JPEG), ITU-T T.87 (JPEG-LS), ITU-T T.800 A.9.2 (JPEG 2000 COM) and I (JP2),
+PS3.5 Annex G (RLE).
 """
 
 from __future__ import annotations
@@ -20,9 +21,8 @@ def clean_stream(stream: bytes) -> bytes | None:
         return _jpeg(stream)
     if stream[:4] == b"\xff\x4f\xff\x51":
         return _jpeg2000(stream)
-    start = stream.find(b"\xff\x4f\xff\x51", 0, 4096)
-    if stream[4:8] == b"jP  " and start > 0:
-        raise PixelError("The JPEG 2000 frame is wrapped in a JP2 file, whose boxes may hold text.")
+    if stream[4:8] == b"jP  ":
+        return _jp2(stream)
     raise PixelError("A compressed frame does not start as its transfer syntax demands.")
 
 
@@ -114,3 +114,69 @@ def _jpeg2000(stream: bytes) -> bytes | None:
 def _last_tile_end(stream: bytes) -> int:
     end = stream.rfind(b"\xff\xd9")
     return end if end > 0 else len(stream)
+
+
+def _jp2(stream: bytes) -> bytes | None:
+    """A code stream in a JP2 file: every box but those needed to decode becomes free space of the same length."""
+    out, pos, changed = bytearray(stream), 0, False
+    while pos + 8 <= len(stream):
+        size, kind = int.from_bytes(stream[pos : pos + 4], "big"), stream[pos + 4 : pos + 8]
+        end = len(stream) if size == 0 else pos + size
+        if size == 1 or not pos + 8 <= end <= len(stream):
+            raise PixelError("A JP2 file's boxes cannot be followed.")
+        if kind == b"jp2c":
+            inner = _jpeg2000(stream[pos + 8 : end])
+            if inner is not None:
+                out[pos + 8 : end], changed = inner, True
+        elif kind == b"jp2h" and b"acsp" in stream[pos:end]:
+            raise PixelError("A JP2 frame holds a colour profile, which may hold text.")
+        elif kind not in (b"jP  ", b"ftyp", b"jp2h"):
+            out[pos + 4 : end], changed = b"free" + bytes(end - pos - 8), True
+        pos = end
+    if stream[pos:].strip(b"\0"):
+        out[pos:], changed = bytes(len(stream) - pos), True
+    return bytes(out) if changed else None
+
+
+def clean_rle(stream: bytes, cells: int, high: bytes | None = None, every: int = 2) -> bytes | None:
+    """An RLE frame without bytes that no segment needs; None when it had none.
+
+    ``cells`` is Rows times Columns, the decoded length of each segment. ``high`` (256 bytes) maps the bytes of the most
+    significant segments, the first of ``every`` many. Raises PixelError when the segments cannot be followed.
+    """
+    count = int.from_bytes(stream[:4], "little")
+    starts = [int.from_bytes(stream[4 * i : 4 * i + 4], "little") for i in range(1, count + 1)] if count <= 15 else []
+    if not starts or len(stream) < 64 or starts != sorted(starts) or starts[0] < 64 or starts[-1] > len(stream):
+        raise PixelError("An RLE frame's segments cannot be followed.")
+    out = bytearray(stream)
+    out[4 + 4 * count : 64] = bytes(60 - 4 * count)
+    out[64 : starts[0]] = bytes(starts[0] - 64)
+    for index, (start, limit) in enumerate(zip(starts, [*starts[1:], len(stream)], strict=True)):
+        end = _packbits_end(out, start, limit, cells, high if index % every == 0 else None)
+        out[end:limit] = bytes(limit - end)
+    return None if out == stream else bytes(out)
+
+
+def _packbits_end(data: bytearray, pos: int, limit: int, cells: int, table: bytes | None) -> int:
+    """Where a PackBits segment has given ``cells`` bytes; on the way its bytes go through ``table``."""
+    done = 0
+    while done < cells and pos < limit:
+        code = data[pos]
+        if code < 128:
+            run = slice(pos + 1, min(pos + 2 + code, limit))
+            done, step = done + code + 1, code + 2
+        else:
+            run = slice(pos + 1, min(pos + 2, limit)) if code > 128 else slice(0, 0)
+            done, step = done + (257 - code if code > 128 else 0), 2 if code > 128 else 1
+        if table is not None and code != 128:
+            data[run] = data[run].translate(table)
+        pos += step
+    return min(pos, limit)
+
+
+def precision(stream: bytes) -> int:
+    """Bits a sample in a JPEG or JPEG 2000 code stream's header; 0 when it does not say."""
+    if stream[:4] == b"\xff\x4f\xff\x51":
+        return (stream[42] & 0x7F) + 1 if len(stream) > 42 else 0
+    found = re.search(rb"\xff[\xc0-\xc3\xf7]..(.)", stream, re.DOTALL)
+    return found[1][0] if found else 0

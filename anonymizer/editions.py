@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from pydicom.datadict import keyword_dict
+from pydicom.datadict import dictionary_VR, keyword_dict
 
 from anonymizer.tables import DATA
 
@@ -45,6 +45,7 @@ _OPTIONS = {
     "structured": "Clean Struct. Cont. Opt.",
     "graphics": "Clean Graph. Opt.",
 }
+_TEXTUAL = frozenset(["LO", "SH", "ST", "LT", "UT", "UC", "PN", "CS", "DA", "DT", "TM", "AS"])
 _CODES = {"keep": "K", "remove": "X", "func:generate_hmacdate_shift": "C", "func:check_patient_age": "C"}
 _CODES |= {"func:clean_descriptors_with_llm": "C", "clean_manually": "C"}
 
@@ -90,16 +91,22 @@ def safe_private(path: Path) -> dict[str, dict[str, list[Any]]]:
 
 
 def attribute_types(standard: Path, wanted: Iterable[str]) -> dict[str, Any]:
-    """The strongest Type ("1", "2", "3") of each wanted attribute, by IOD and by the sequence that holds it."""
+    """The strongest Type ("1", "2", "3") of each wanted attribute, by IOD and by the sequence that holds it.
+
+    ``required`` lists every textual attribute that has Type 1 or 1C anywhere: its value may be replaced but not emptied.
+    """
     modules = json.loads((standard / "module_attribute_map.json").read_text())
     iods = json.loads((standard / "iod_module_map.json").read_text())
     keep, rank = set(wanted), {"1": 0, "1C": 1, "2": 2, "2C": 3, "3": 4}
     types: dict[str, dict[str, str]] = {}
+    required: set[str] = set()
     for iod, uses in iods.items():
         best: dict[str, str] = {}
         for use in uses:
             for attribute in modules.get(use["key"], []):
                 tag = keyword_dict.get(attribute["keyword"])
+                if tag is not None and attribute["type"] in ("1", "1C") and dictionary_VR(tag) in _TEXTUAL:
+                    required.add(f"{tag:08X}")
                 if tag is None or f"{tag:08X}" not in keep:
                     continue
                 parent = keyword_dict.get(attribute["path"][-1]) if attribute["path"] else None
@@ -107,7 +114,8 @@ def attribute_types(standard: Path, wanted: Iterable[str]) -> dict[str, Any]:
                 if key not in best or rank[attribute["type"]] < rank[best[key]]:
                     best[key] = attribute["type"]
         types[iod] = dict(sorted(best.items()))
-    return {"sop_classes": json.loads((standard / "sop_class_iod_map.json").read_text()), "types": types}
+    classes = json.loads((standard / "sop_class_iod_map.json").read_text())
+    return {"sop_classes": classes, "types": types, "required": sorted(required)}
 
 
 def table(

@@ -7,6 +7,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
+from anonymizer.documents import DOCUMENT, placeholder
 from anonymizer.errors import InputError, Malformed, PixelError
 from anonymizer.model import Outcome, PixelStep
 from anonymizer.pixelstep import clean_picture
@@ -22,8 +23,6 @@ IMPLEMENTATION_NAME = b"FEDPACS_0.1"
 _MAP_ABOVE = 1 << 20
 _WITHHELD = {
     "1.2.840.10008.1.3.10": "a DICOMDIR lists patients and files; index the de-identified files anew",
-    "1.2.840.10008.5.1.4.1.1.104.1": "an encapsulated PDF cannot be cleaned",
-    "1.2.840.10008.5.1.4.1.1.104.2": "an encapsulated CDA document cannot be cleaned",
     "1.2.840.10008.5.1.4.1.1.104.3": "an encapsulated STL model cannot be cleaned",
     "1.2.840.10008.5.1.4.1.1.104.4": "an encapsulated OBJ model cannot be cleaned",
     "1.2.840.10008.5.1.4.1.1.104.5": "an encapsulated MTL file cannot be cleaned",
@@ -129,8 +128,8 @@ class Deidentifier:
 
 def _withheld(rw: Rewriter) -> str:
     reason = _WITHHELD.get(rw.sop_class, "")
-    if not reason and 0x00420011 in rw.top:
-        reason = "an encapsulated document cannot be cleaned"
+    if not reason and DOCUMENT in rw.top and placeholder(rw.top_bytes(DOCUMENT)) is None:
+        reason = "an encapsulated document that is neither PDF nor XML cannot be replaced"
     if not reason and rw.file.elements[0][0] >> 16 == 0x0004:
         reason = _WITHHELD["1.2.840.10008.1.3.10"]
     return reason

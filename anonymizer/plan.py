@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from anonymizer import content, documents
 from anonymizer.profile import Profile, Rule
-from anonymizer.tables import dictionary_vr
+from anonymizer.tables import dictionary_vr, required
 from anonymizer.walk import PIXEL_DATA
 
 TEXT = frozenset((b"LO", b"SH", b"ST", b"LT", b"UT", b"UC"))
 NUMBERS = {b"US": 2, b"SS": 2, b"UL": 4, b"SL": 4, b"FL": 4, b"FD": 8, b"AT": 4, b"UV": 8, b"SV": 8}
 BULK = frozenset((b"OB", b"OW", b"OF", b"OD", b"OL", b"OV"))
-PATIENT_NAME, PATIENT_ID = 0x00100010, 0x00100020
+PATIENT_NAME, PATIENT_ID, MANUFACTURER = 0x00100010, 0x00100020, 0x00080070
 # UIDs that name a class, a scheme or a resource, not an object
 CLASS_UIDS = frozenset(
     [
@@ -44,8 +45,6 @@ TERMS = frozenset(
         0x00080100,
         0x00080102,
         0x00080103,
-        0x00080115,
-        0x00080116,
         0x00181016,
         0x00181019,
         0x00080119,
@@ -127,6 +126,14 @@ def source_kind(tag: int, vr: bytes, rule: Rule | None, described: bool) -> str:
     return ""
 
 
+_FILLED = {name: f"{name}_required" for name in ("text", "term", "person", "date", "datetime", "time", "age")}
+
+
+def _filled(tag: int, handler: str) -> str:
+    """The handler that leaves a dummy rather than nothing, for an attribute that some IOD requires."""
+    return _FILLED.get(handler, handler) if tag in required() else handler
+
+
 class Planner:
     """Decisions for one profile and SOP class, remembered by (tag, VR, parent sequence)."""
 
@@ -158,6 +165,12 @@ class Planner:
         effective = vr if known in (b"", b"UN") or (vr in BULK and known in BULK) else known
         row = self.profile.row(tag)
         source = source_kind(tag, vr if vr == b"PN" else effective, rule, bool(row and "descriptors" in row[1]))
+        if tag == documents.DOCUMENT:
+            return Step("document", "D", rule.why if rule else "documents cannot be proven clean", "")
+        if tag == documents.DOCUMENT_LENGTH:
+            return Step("remove", "X", "the document is replaced", "")
+        if parent > 0xFFFFFFFF and (tag in content.VALUES or tag == content.NUMERIC_VALUE):
+            return self._content(tag, parent)
         if tag in (PATIENT_NAME, PATIENT_ID):
             return Step("patient_value", "D", "keyed pseudonym", source)
         if tag == ICON and (rule is None or rule.action != "K"):
@@ -166,7 +179,14 @@ class Planner:
             if not known:
                 return Step("remove", "X", "the data dictionary does not know it", "")
             return self._unlisted(tag, vr, effective, source)
-        return Step(self._handler(tag, vr, effective, rule.action), rule.action, rule.why, source)
+        return Step(_filled(tag, self._handler(tag, vr, effective, rule.action)), rule.action, rule.why, source)
+
+    def _content(self, tag: int, parent: int) -> Step:
+        """A value in an SR content item whose concept says that it identifies."""
+        why = "PS3.15 E.3.4: the content item's concept identifies"
+        if parent == content.AGE:
+            return Step("age_number" if tag == content.NUMERIC_VALUE else "text_required", "C", why, "")
+        return Step("keep" if tag == content.NUMERIC_VALUE else "dummy", "D", why, content.SOURCES[parent])
 
     def _handler(self, tag: int, vr: bytes, effective: bytes, action: str) -> str:
         if action == "X":
@@ -199,7 +219,9 @@ class Planner:
         why = f"not listed in Table E.1-1 ({self.profile.edition}); its value is held to its VR"
         handler = self._by_vr(tag, vr, effective)
         action = {"remove": "X", "empty": "Z", "uid": "U", "keep": "K", "number": "K", "binary": "K", "sequence": "K"}
-        return Step(handler, action.get(handler, "C"), why, source)
+        if handler == "empty" and tag in required():
+            handler = "dummy"
+        return Step(_filled(tag, handler), action.get(handler, "C"), why, source)
 
     def _by_vr(self, tag: int, vr: bytes, effective: bytes) -> str:
         """The handler of an attribute that is to be kept as far as it is clean."""

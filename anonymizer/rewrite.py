@@ -11,6 +11,8 @@ from functools import lru_cache
 from typing import Any
 
 from anonymizer.charset import Charset, charset
+from anonymizer.content import AGE, place_of
+from anonymizer.documents import DOCUMENT
 from anonymizer.errors import TooLarge
 from anonymizer.identity import Source, identity
 from anonymizer.model import Action
@@ -104,7 +106,8 @@ class Rewriter:
             if items is not None:
                 if isinstance(items, Items):
                     for item in items.items:
-                        self._collect(item.elements, self._item_charset(item.elements, chars), tag, sources)
+                        inner = self._item_charset(item.elements, chars)
+                        self._collect(item.elements, inner, place_of(tag, item.elements, self.data), sources)
                 continue
             if tag & 0x10000:
                 kind = "name" if vr == b"PN" else ""
@@ -155,7 +158,7 @@ class Rewriter:
                     step = private.get(tag, REMOVED)
                 else:
                     step = steps.get((tag, el[1], parent)) or step_of(tag, el[1], parent)
-                treated = None if parent and step[0] == "pixels" else treat(el, step, chars, explicit)
+                treated = None if parent and step[0] == "pixels" else treat(el, step, chars, explicit, parent)
                 if tag not in done or treated is not KEEP:
                     done[tag] = step
             if treated is KEEP:
@@ -180,7 +183,7 @@ class Rewriter:
         out.extend(made for _, made in additions)
         return out
 
-    def _treat(self, el: Element, step: Step, chars: Charset, explicit: bool) -> Any:
+    def _treat(self, el: Element, step: Step, chars: Charset, explicit: bool, parent: int) -> Any:
         """KEEP, None, a new value, or the parts of a whole new element."""
         tag, vr, _, start, stop, items = el
         name = step[0]
@@ -194,7 +197,7 @@ class Rewriter:
             if name == "empty":
                 return self._sequence_parts(tag, vr, [], items, explicit)
             if name == "sequence" or (name == "dummy" and isinstance(items, Items)):
-                return self._sequence(el, chars, explicit)
+                return self._sequence(el, chars, explicit, parent)
             return None
         if name == "sequence":
             return KEEP if start == stop else None
@@ -205,14 +208,15 @@ class Rewriter:
             return KEEP if known else b""
         return self.values.treat(name, tag, vr, bytes(self.data[start:stop]), chars)
 
-    def _sequence(self, el: Element, chars: Charset, explicit: bool) -> Any:
+    def _sequence(self, el: Element, chars: Charset, explicit: bool, parent: int) -> Any:
         tag, vr, _, _start, _, items = el
         if not isinstance(items, Items):
             return None
         made: list[tuple[list[Part], bool]] = []
         for item in items.items:
             inner = self._item_charset(item.elements, chars)
-            made.append((self._dataset(item.elements, inner, tag, items.explicit, []), item.undefined))
+            place = AGE if parent == AGE else place_of(tag, item.elements, self.data)
+            made.append((self._dataset(item.elements, inner, place, items.explicit, []), item.undefined))
         return self._sequence_parts(tag, vr, made, items, explicit)
 
     def _sequence_parts(
@@ -253,7 +257,8 @@ class Rewriter:
         """The elements that tell what was done (PS3.15 E.1.1, PS3.3 C.12.1.1.3 and C.7.1.1), sorted."""
         walker = self.walker
         missing = 0x00080018 not in self.top, PATIENT_NAME not in self.top, PATIENT_ID not in self.top
-        key = (walker.explicit, walker.little, self.picture_cleaned, self.sop_uid if missing[0] else "", missing)
+        cleaned = self.picture_cleaned, DOCUMENT in self.top
+        key = (walker.explicit, walker.little, cleaned, self.sop_uid if missing[0] else "", missing)
         made = self.values.additions.get(key)
         if made is None:
             made = self.values.additions[key] = self._additions_made()
@@ -267,7 +272,7 @@ class Rewriter:
             (0x00120063, b"LO", f"{METHOD} {self.profile.edition} {self.profile.name}"[:64].encode()),
             (0x00280303, b"CS", modified.encode()),
         ]
-        if self.picture_cleaned:
+        if self.picture_cleaned or DOCUMENT in self.top:
             made.append((0x00280301, b"CS", b"NO"))
         if 0x00080018 not in self.top:
             made.append((0x00080018, b"UI", self.values.pseudonyms.uid(self.sop_uid).encode()))

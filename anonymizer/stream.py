@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from anonymizer.codestream import clean_stream
+from anonymizer.codestream import clean_rle, clean_stream, precision
+from anonymizer.errors import PixelError
 from anonymizer.walk import ITEM, SEQUENCE_END, UNDEFINED, Element, Fragments
 
 if TYPE_CHECKING:
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
 
 Part = bytes | memoryview
 _JPEG_FAMILY = ("1.2.840.10008.1.2.4.",)
-_VIDEO = frozenset(f"1.2.840.10008.1.2.4.{n}" for n in range(100, 109))
+_VIDEO = frozenset(f"1.2.840.10008.1.2.4.{n}{m}" for n in range(100, 109) for m in ("", ".1"))
+_RLE = "1.2.840.10008.1.2.5"
 
 
 def expected_bytes(rw: Rewriter) -> int:
@@ -78,13 +80,15 @@ def _clear_unused_bits(rw: Rewriter, value: memoryview) -> bytes | None:
 def clean_fragments(rw: Rewriter, el: Element) -> list[Part] | None:
     """Encapsulated pixel data with its code streams cleaned; None when nothing needed to be done.
 
-    Raises PixelError when a frame of the JPEG family cannot be followed.
+    Raises PixelError when a frame cannot be followed, and for video, which nothing here can look into.
     """
     found: Fragments = el[5]
     frames = max(1, rw.top_number(0x00280008, 1))
     changed: dict[int, bytes] = {}
     syntax = rw.file.transfer_syntax
-    if syntax.startswith(_JPEG_FAMILY) and syntax not in _VIDEO:
+    if syntax in _VIDEO and rw.profile.pixels != "trust":
+        raise PixelError("A video stream cannot be searched for text.")
+    if syntax == _RLE or (syntax.startswith(_JPEG_FAMILY) and syntax not in _VIDEO):
         for group in _frames(rw, found, frames):
             changed.update(_clean_frame(rw, found, group))
     table = _table(rw, found)
@@ -109,7 +113,8 @@ def _frames(rw: Rewriter, found: Fragments, frames: int) -> list[list[int]]:
         return [list(range(count))]
     groups: list[list[int]] = []
     for index, (start, _) in enumerate(found.fragments):
-        if bytes(rw.data[start : start + 2]) in (b"\xff\xd8", b"\xff\x4f") or not groups:
+        head = bytes(rw.data[start : start + 8])
+        if head[:2] in (b"\xff\xd8", b"\xff\x4f") or head[4:] == b"jP  " or not groups:
             groups.append([])
         groups[-1].append(index)
     return groups
@@ -118,7 +123,13 @@ def _frames(rw: Rewriter, found: Fragments, frames: int) -> list[list[int]]:
 def _clean_frame(rw: Rewriter, found: Fragments, group: list[int]) -> dict[int, bytes]:
     spans = [found.fragments[i] for i in group]
     stream = b"".join(bytes(rw.data[s:e]) for s, e in spans)
-    cleaned = clean_stream(stream) if stream else None
+    if rw.file.transfer_syntax == _RLE:
+        allocated = max(1, rw.top_number(0x00280100) // 8)
+        cleaned = clean_rle(stream, rw.top_number(0x00280010) * rw.top_number(0x00280011), _high_bytes(rw), allocated)
+    else:
+        cleaned = clean_stream(stream) if stream else None
+        if _overlay_bits(rw) and precision(stream) > rw.top_number(0x00280101):
+            raise PixelError("Overlay bits inside a compressed frame cannot be cleared.")
     if cleaned is None:
         return {}
     out, pos = {}, 0
@@ -139,3 +150,19 @@ def _table(rw: Rewriter, found: Fragments) -> bytes | None:
     if len(raw) % 4 == 0 and set(struct.unpack(f"<{len(raw) // 4}I", raw)) <= offsets:
         return None
     return b""
+
+
+def _overlay_bits(rw: Rewriter) -> bool:
+    """Whether an overlay says that it lies in bits of the pixel data (retired, PS3.3 C.9.2)."""
+    return any(tag >> 24 == 0x60 and tag & 0xFFFF == 0x0102 and rw.top_number(tag) for tag in rw.top)
+
+
+def _high_bytes(rw: Rewriter) -> bytes | None:
+    """What each most significant byte of a 16-bit RLE frame becomes so that bits outside Bits Stored hold nothing."""
+    stored = rw.top_number(0x00280101)
+    high = rw.top_number(0x00280102, stored - 1)
+    if rw.top_number(0x00280100) != 16 or not 8 < stored < 16 or high != stored - 1 or not _overlay_bits(rw):
+        return None
+    used = (1 << (stored - 8)) - 1
+    signed = rw.top_number(0x00280103) == 1
+    return bytes(byte | ~used & 0xFF if signed and byte >> (stored - 9) & 1 else byte & used for byte in range(256))

@@ -41,6 +41,12 @@ def attribute_type(sop_class: str, tag: int, parent: int = 0) -> str:
     return str(types.get((f"{parent:08X}/" if parent else "") + f"{tag:08X}", ""))
 
 
+@cache
+def required() -> frozenset[int]:
+    """Textual attributes that have Type 1 or 1C in some IOD: an empty value would make an object invalid."""
+    return frozenset(int(tag, 16) for tag in _types()["required"])
+
+
 @lru_cache(maxsize=65536)
 def dictionary_vr(tag: int) -> bytes:
     """The VR of a standard attribute in the data dictionary (the first of several), b"" when it is not in it."""

@@ -5,13 +5,30 @@ from __future__ import annotations
 import re
 
 from anonymizer.charset import Charset
+from anonymizer.documents import placeholder
 from anonymizer.identity import Identity
-from anonymizer.plan import NUMBERS, PATIENT_ID, PATIENT_NAME
+from anonymizer.plan import MANUFACTURER, NUMBERS, TERMS
 from anonymizer.pseudonym import Pseudonyms
 from anonymizer.shift import is_tm, shift_da, shift_dt
+from anonymizer.tables import dictionary_vr
 from anonymizer.text import clean_text, clean_tokens
+from anonymizer.words import VENDORS
 
 KEEP = True
+_MAKERS = VENDORS | {
+    "medical",
+    "systems",
+    "healthcare",
+    "healthineers",
+    "ag",
+    "inc",
+    "corporation",
+    "co",
+    "ltd",
+    "the",
+    "and",
+    "se",
+}
 Treated = bytes | bool | None
 _REMEMBERED, _REMEMBERED_BYTES = 8192, 256
 
@@ -76,6 +93,10 @@ class Values:
             return bytes(2 if vr != b"OF" and vr != b"OL" else 8)
         return padded(_DUMMY.get(vr, b"REMOVED"), vr)
 
+    def document(self, tag: int, vr: bytes, raw: bytes, charset: Charset) -> Treated:
+        """An encapsulated document gives way to an empty one of its kind."""
+        return padded(placeholder(raw) or b"", b"OB")
+
     def patient_value(self, tag: int, vr: bytes, raw: bytes, charset: Charset) -> Treated:
         return padded(self.patient.encode(), vr)
 
@@ -132,6 +153,13 @@ class Values:
         years = int(match[1]) / {"Y": 1, "M": 12, "W": 52.18, "D": 365.25}[match[2]]
         return b"090Y" if years >= 90 else KEEP
 
+    def age_number(self, tag: int, vr: bytes, raw: bytes, charset: Charset) -> Treated:
+        """An age as a number, which its unit follows elsewhere: capped as if it were years."""
+        try:
+            return padded(b"90", vr) if float(raw.strip(b" \0")) > 89 else KEEP
+        except ValueError:
+            return padded(b"0", vr)
+
     def decimal(self, tag: int, vr: bytes, raw: bytes, charset: Charset) -> Treated:
         if not _DS.match(raw):
             return b""
@@ -180,12 +208,45 @@ class Values:
         if vr == b"CS" and not _CS.match(stripped) and not re.fullmatch(r"[\w .\\/+\-]*", stripped):
             return self.text(tag, vr, raw, charset)
         cleaned = clean_tokens(stripped, self.identity)
+        if b"CS" in (vr, dictionary_vr(tag)) and tag not in TERMS:
+            # a code string is a word of the standard; one that is all name, number or place is none
+            parts = cleaned.split("\\")
+            cleaned = "\\".join(
+                p if clean_text(p, self.identity, self.text_days, self.month_first) else "" for p in parts
+            )
+        if cleaned != stripped and tag == MANUFACTURER and set(re.findall(r"[a-z]+", stripped.lower())) <= _MAKERS:
+            return KEEP  # a known maker's name says nothing of a patient who bears the same
         return KEEP if cleaned == stripped else padded(charset.encode(cleaned, how), vr)
 
     def person(self, tag: int, vr: bytes, raw: bytes, charset: Charset) -> Treated:
         return KEEP if not raw.strip(b" \0") else b""
 
-    patient_tags = (PATIENT_NAME, PATIENT_ID)
+    def _required(self, name: str, tag: int, vr: bytes, raw: bytes, charset: Charset) -> Treated:
+        treated = getattr(self, name)(tag, vr, raw, charset)
+        if isinstance(treated, bytes) and not treated.strip(b" \0") and raw.strip(b" \0"):
+            return self.dummy(tag, vr, raw, charset)
+        return treated
+
+    def text_required(self, tag: int, vr: bytes, raw: bytes, charset: Charset) -> Treated:
+        return self._required("text", tag, vr, raw, charset)
+
+    def term_required(self, tag: int, vr: bytes, raw: bytes, charset: Charset) -> Treated:
+        return self._required("term", tag, vr, raw, charset)
+
+    def person_required(self, tag: int, vr: bytes, raw: bytes, charset: Charset) -> Treated:
+        return self._required("person", tag, vr, raw, charset)
+
+    def date_required(self, tag: int, vr: bytes, raw: bytes, charset: Charset) -> Treated:
+        return self._required("date", tag, vr, raw, charset)
+
+    def datetime_required(self, tag: int, vr: bytes, raw: bytes, charset: Charset) -> Treated:
+        return self._required("datetime", tag, vr, raw, charset)
+
+    def time_required(self, tag: int, vr: bytes, raw: bytes, charset: Charset) -> Treated:
+        return self._required("time", tag, vr, raw, charset)
+
+    def age_required(self, tag: int, vr: bytes, raw: bytes, charset: Charset) -> Treated:
+        return self._required("age", tag, vr, raw, charset)
 
 
 def _looks_like_text(raw: bytes) -> bool:
