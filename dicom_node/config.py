@@ -74,6 +74,11 @@ class StorageSettings(_Group):
     min_free_mb: int = Field(default=512, ge=0)
     keep_identified_hours: float = Field(default=168, ge=0)
 
+    @property
+    def accounts(self) -> Path:
+        """The console's accounts, guarded like the keys they stand beside."""
+        return self.keys / "accounts.db"
+
 
 class StudySettings(_Group):
     quiet_seconds: Seconds = 30

@@ -1,6 +1,7 @@
 """The routes of the node's REST interface and console (FastAPI).
 
     GET  /health                         {"status": "ok"}; the only route without a token
+    POST /login, /logout                 sessions of the console; roles: dicom_node.web.security, table RIGHTS below
     GET  /                               the console; ?study=ORTHANC-ID adds one study
     GET  /status                         pipeline, senders, disk, oldest waiting study, processes, last error
     GET  /studies?state=&limit=&offset=  de-identified studies with labels and rounds
@@ -36,6 +37,8 @@ from fastapi.templating import Jinja2Templates
 from pydantic import BaseModel, ConfigDict, Field
 
 from dicom_node import optout
+from dicom_node.accounts import SESSION_SECONDS, Accounts
+from dicom_node.audit import AuditLog
 from dicom_node.config import NodeConfig
 from dicom_node.errors import ConfigError, InputError, NodeError, RefusedError, UnreachableError
 from dicom_node.orthanc_reader.connect import wake_file
@@ -43,11 +46,19 @@ from dicom_node.pause import pause, resume
 from dicom_node.vault import Vault
 from dicom_node.web import orthanc_study, projects
 from dicom_node.web.metrics import exposition
-from dicom_node.web.security import COOKIE, SESSION_SECONDS, Guard, GuardMiddleware
+from dicom_node.web.security import COOKIE, Guard, GuardMiddleware, Rights
 from dicom_node.web.view import NodeView
 
 _HERE = FilePath(__file__).parent
 _STATUS = {InputError: 400, RefusedError: 409, UnreachableError: 502}
+
+_STUDY = r"/orthanc/studies/[^/]+"
+RIGHTS: Rights = (
+    ("GET", rf"/|/status|/studies|/projects|/egress|/metrics|{_STUDY}", "viewer"),
+    ("POST", "/logout", "viewer"),
+    ("GET", "/optout", "data-manager"),
+    ("POST", rf"/optout(/remove)?|/orthanc/offer|{_STUDY}/(exclude|include)", "data-manager"),
+)
 
 Digest = Annotated[str, Path(pattern="^[0-9a-f]{64}$")]
 OrthancId = Annotated[str, Path(pattern="^[0-9a-f]{8}(-[0-9a-f]{8}){4}$")]
@@ -77,14 +88,16 @@ class Offer(BaseModel):
 def create_app(config: NodeConfig) -> FastAPI:
     """The application of one node. Raises ConfigError when the token file cannot be read."""
     # cookies know no ports: two nodes on one machine must not log each other's people out
-    guard = Guard(read_token(config), {config.web.host}, cookie=f"{COOKIE}_{config.web.port}")
+    token, audit = read_token(config), AuditLog(config.storage.audit)
+    accounts = Accounts(config.storage.accounts, audit.append)
+    guard = Guard(token, {config.web.host}, accounts, RIGHTS, cookie=f"{COOKIE}_{config.web.port}")
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.view, app.state.vault = NodeView(config), Vault.open(config)
         app.state.optouts = optout.OptOuts(config.storage.catalogue, app.state.vault)
         yield
-        for part in (app.state.view, app.state.optouts, app.state.vault):
+        for part in (app.state.view, app.state.optouts, app.state.vault, accounts, audit):
             part.close()
 
     app = FastAPI(title="fedpacs node", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
@@ -93,6 +106,7 @@ def create_app(config: NodeConfig) -> FastAPI:
     app.mount("/static", StaticFiles(directory=_HERE / "static"))
     _add_errors(app)
     _add_pages(app)
+    _add_sessions(app)
     _add_reading(app)
     _add_changes(app)
     _add_orthanc(app)
@@ -146,30 +160,48 @@ def _add_pages(app: FastAPI) -> None:
             "projects": await _with_words(app, view.projects()),
             "egress": view.egress(50),
             "audit": view.audit_head(),
-            "caller": request.state.caller.name,
+            "caller": request.state.caller,
             "embedded": request.headers.get("x-fedpacs-via") == "orthanc",
             "study": shown,
         }
         return templates.TemplateResponse(request, "home.html", values)
 
+
+def _add_sessions(app: FastAPI) -> None:
+    templates: Jinja2Templates = app.state.templates
+    guard: Guard = app.state.guard
+    one_at_a_time = asyncio.Lock()
+
+    def page(request: Request, error: str = "") -> Response:
+        values = {
+            "token_file": app.state.config.web.token_file.name if guard.accounts.empty() else "",
+            "error": error,
+        }
+        return templates.TemplateResponse(request, "login.html", values, status_code=403 if error else 200)
+
     @app.get("/login", response_class=HTMLResponse)
     async def login_page(request: Request) -> Response:
-        return templates.TemplateResponse(
-            request, "login.html", {"token_file": config.web.token_file.name, "error": ""}
-        )
+        return page(request)
 
     @app.post("/login")
     async def login(request: Request) -> Response:
         form = parse_qs((await request.body()).decode(errors="replace"))
-        name, token = form.get("name", [""])[0], form.get("token", [""])[0]
-        guard: Guard = app.state.guard
-        if not name.strip() or not guard.is_token(token):
-            await asyncio.sleep(0.5)
-            error = "That is not the token, or the name is missing."
-            values = {"token_file": config.web.token_file.name, "error": error}
-            return templates.TemplateResponse(request, "login.html", values, status_code=403)
+        name, password = form.get("name", [""])[0], form.get("password", [""])[0]
+        async with one_at_a_time:  # whoever tries passwords gets two tries a second, and the node goes on working
+            try:
+                session = guard.log_in(name, password)
+            except RefusedError as error:
+                await asyncio.sleep(0.5)
+                return page(request, str(error))
         answer = RedirectResponse(".", status_code=303)
-        answer.set_cookie(guard.cookie, guard.session(name), max_age=SESSION_SECONDS, httponly=True, samesite="strict")
+        answer.set_cookie(guard.cookie, session, max_age=SESSION_SECONDS, httponly=True, samesite="strict")
+        return answer
+
+    @app.post("/logout")
+    async def logout(request: Request) -> Response:
+        guard.accounts.log_out(request.cookies.get(guard.cookie, ""))
+        answer = JSONResponse({"logged_out": True})
+        answer.delete_cookie(guard.cookie)
         return answer
 
 

@@ -1,21 +1,19 @@
-"""Who may ask what of the REST interface: token or session, same origin for changes, known host names, strict headers.
+"""Who may ask what of a console: token or session, a role for every route, same origin for changes, known host names.
 
-bearer token     keys/api.token; scripts, the plugin and Prometheus. The plugin alone may name a user on whose behalf
-                 it asks (X-Fedpacs-User), because Orthanc has checked that user's password.
-session cookie   from /login with the token and a name; HttpOnly, SameSite=Strict, signed, 12 hours. A change also
-                 needs the header X-Fedpacs: 1 and the page's own origin (CSRF).
+bearer token     keys/api.token (the node's own: scripts, the plugin, Prometheus) or one made with `fedpacs node account
+                 token`, which has a role. The node's own alone may name a user on whose behalf it asks (X-Fedpacs-User),
+                 because Orthanc has checked that user's password.
+session cookie   from /login with name and password; HttpOnly, SameSite=Strict, kept on the server, ends after 30 idle minutes
+                 or 12 hours. A change also needs the header X-Fedpacs: 1 and the page's own origin (CSRF).
+role             viewer, data-manager, admin: what a route needs stands in one table; a route that is not in it needs an admin.
 host names       only loopback's and the configured one, so that a name rebound by DNS cannot reach us.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import hmac
 import re
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -23,8 +21,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from dicom_node.accounts import Account, Accounts
+
 COOKIE = "fedpacs_session"
-SESSION_SECONDS = 12 * 3600
 BODY_LIMIT = 64 * 1024
 OPEN_PATHS = re.compile(r"/health|/login|/static/[a-z]+\.(css|js|svg)")
 HEADERS = {
@@ -39,11 +38,7 @@ HEADERS = {
 }
 
 
-@dataclass(frozen=True)
-class Caller:
-    """Who asks, as the audit log names them: "api", "console:NAME" or "orthanc:NAME"."""
-
-    name: str
+Rights = Sequence[tuple[str, str, str]]  # method, pattern of the path, least role
 
 
 def clean_name(name: str) -> str:
@@ -52,13 +47,14 @@ def clean_name(name: str) -> str:
 
 
 class Guard:
-    """Decides on one request; holds the token and nothing else."""
+    """Decides on one request. `rights` are tried in order; what matches none of them needs an admin."""
 
     def __init__(
-        self, token: str, hosts: set[str], clock: Callable[[], float] = time.time, cookie: str = COOKIE
+        self, token: str, hosts: set[str], accounts: Accounts, rights: Rights = (), cookie: str = COOKIE
     ) -> None:
-        self._token, self._clock, self.cookie = token.encode(), clock, cookie
+        self._token, self.accounts, self.cookie = token.encode(), accounts, cookie
         self._hosts = {"127.0.0.1", "localhost", "::1"} | hosts
+        self._rights = [(method, re.compile(path), role) for method, path, role in rights]
 
     def refuse_host(self, headers: Headers) -> bool:
         return (urlsplit("//" + headers.get("host", "")).hostname or "") not in self._hosts
@@ -66,15 +62,33 @@ class Guard:
     def is_token(self, token: str) -> bool:
         return hmac.compare_digest(token.strip().encode(), self._token)
 
-    def caller(self, headers: Headers, cookies: dict[str, str]) -> Caller | None:
+    def caller(self, headers: Headers, cookies: dict[str, str]) -> Account | None:
+        """Who asks, as the audit log names them: "api", "token:NAME", "console:NAME" or "orthanc:NAME"."""
         scheme, _, token = headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer":
-            if not self.is_token(token):
-                return None
-            user = clean_name(headers.get("x-fedpacs-user", ""))
-            return Caller(f"orthanc:{user}" if user else "api")
-        name = self.session_name(cookies.get(self.cookie, ""))
-        return Caller(f"console:{name}") if name else None
+            if self.is_token(token):
+                user = clean_name(headers.get("x-fedpacs-user", ""))
+                return Account(f"orthanc:{user}" if user else "api", "admin")
+            script = self.accounts.token(token.strip())
+            return script and Account(f"token:{script.name}", script.role)
+        person = self.accounts.session(cookies.get(self.cookie, ""))
+        return person and Account(f"console:{person.name}", person.role)
+
+    def least_role(self, method: str, path: str) -> str:
+        """What a request of this kind needs."""
+        for verb, pattern, role in self._rights:
+            if verb == method and pattern.fullmatch(path):
+                return role
+        return "admin"
+
+    def log_in(self, name: str, password: str) -> str:
+        """A session's token. Before the first account is made, the node's own token is everybody's password.
+
+        Raises RefusedError.
+        """
+        if self.accounts.empty() and self.is_token(password) and (known := clean_name(name)):
+            return self.accounts.open_session(Account(known, "admin"))
+        return self.accounts.log_in(name.strip(), password)
 
     def refuse_change(self, headers: Headers) -> str | None:
         """Why a state-changing request is refused, or None. A bearer token is never sent by a browser on its own."""
@@ -88,25 +102,6 @@ class Guard:
         if origin and urlsplit(origin).netloc != headers.get("host"):
             return "a change from another origin is refused"
         return None
-
-    def session(self, name: str) -> str:
-        """A cookie value that says who logged in and until when."""
-        payload = f"{int(self._clock()) + SESSION_SECONDS}:{clean_name(name)}".encode()
-        return f"{base64.urlsafe_b64encode(payload).decode()}.{self._sign(payload)}"
-
-    def session_name(self, cookie: str) -> str:
-        """The name in a cookie of ours that has not expired, else ""."""
-        encoded, _, signature = cookie.partition(".")
-        try:
-            payload = base64.urlsafe_b64decode(encoded)
-            until, _, name = payload.decode().partition(":")
-            valid = hmac.compare_digest(signature.encode(), self._sign(payload).encode())
-            return name if valid and int(until) > self._clock() else ""
-        except ValueError:
-            return ""
-
-    def _sign(self, payload: bytes) -> str:
-        return hmac.new(self._token, b"fedpacs console session\0" + payload, hashlib.sha256).hexdigest()
 
 
 class GuardMiddleware:
@@ -140,7 +135,11 @@ class GuardMiddleware:
             if request.method == "GET" and "text/html" in request.headers.get("accept", ""):
                 return RedirectResponse("login", status_code=303)
             return _error(401, "give the token of keys/api.token as Authorization: Bearer TOKEN")
-        if request.method not in ("GET", "HEAD"):
+        method = "GET" if request.method == "HEAD" else request.method
+        needed = self.guard.least_role(method, request.url.path)
+        if not request.state.caller.may(needed):
+            return _error(403, f"this needs the role {needed}; you are {request.state.caller.role}")
+        if method != "GET":
             reason = self.guard.refuse_change(request.headers)
             if reason:
                 return _error(403, reason)

@@ -65,7 +65,7 @@ def client(node: Bench) -> Iterator[TestClient]:
 def log_in(client: TestClient, node: Bench, name: str = "Ada") -> None:
     del client.headers["Authorization"]
     token = (node.config.storage.keys / "api.token").read_text()
-    answer = client.post("/login", content=f"name={name}&token={token.strip()}", follow_redirects=False)
+    answer = client.post("/login", content=f"name={name}&password={token.strip()}", follow_redirects=False)
     assert answer.status_code == 303
     assert (
         "httponly" in answer.headers["set-cookie"].lower() and "samesite=strict" in answer.headers["set-cookie"].lower()
@@ -173,7 +173,7 @@ def test_what_asks_orthanc_says_when_there_is_none(client: TestClient) -> None:
 
 def test_a_wrong_token_does_not_log_in(client: TestClient) -> None:
     del client.headers["Authorization"]
-    answer = client.post("/login", content="name=Ada&token=wrong", follow_redirects=False)
+    answer = client.post("/login", content="name=Ada&password=wrong", follow_redirects=False)
     assert answer.status_code == 403 and "set-cookie" not in answer.headers
 
 
