@@ -14,10 +14,17 @@ _WORDS = {
     "mi", "ti", "tis", "tib", "tic", "db", "hz", "mhz", "khz", "fps", "gain", "depth", "dr", "kv", "kvp", "ma", "mas", "ms",
     "cm", "mm", "m/s", "cm/s", "w", "ww", "wl", "c", "z", "zoom", "fov", "sl", "thk", "res", "pen", "gen", "thi", "2d", "3d",
     "b", "m", "pw", "cw", "cf", "prf", "wf", "map", "harm", "im", "img", "se", "mag", "x", "of", "dist",
-    "area", "vol", "hr", "bpm",
+    "area", "vol", "hr", "bpm", "fr", "gn", "hgen", "freq", "mmhg", "pmed", "med", "no", "stat", "scout", "1m", "2m",
+    "sag", "sagittal", "cor", "coronal", "ax", "axial", "trans", "transverse", "trv", "lao", "rao", "pre", "contrast",
+    "arterial", "venous", "delayed", "native", "flair", "dwi", "adc", "stir", "pd", "bone", "lung", "soft", "tissue", "window",
+    "kidney", "liver", "spleen", "breast", "bladder", "aorta", "heart", "chest", "thorax", "abdomen", "pelvis", "brain", "skull",
+    "spine", "knee", "shoulder", "hip", "ankle", "wrist", "elbow", "uterus", "ovary", "prostate", "thyroid", "gallbladder",
+    "pancreas", "cm2", "cm3", "mmol", "sec", "min", "deg",
 }  # fmt: skip
-_NUMBER = re.compile(r"[-+]?\d{1,3}(?:[.,]\d{1,2})?(?:cm|mm|m/s|cm/s|mhz|khz|hz|db|fps|%|kv|kvp|mas|ma|ms|bpm|x)?")
-_SPLIT = re.compile(r"[\s:=/()\[\],;*]+")
+_NUMBER = re.compile(
+    r"(?:x|se|im|img|t|c|p|g|fr|gn|w|l|ww|wl)?[-+]?\d{1,3}(?:[.,]\d{1,2})?(?:cm|mm|m/s|cm/s|mhz|khz|hz|db|fps|%|kv|kvp|mas|ma|ms|bpm|x|m)?"
+)
+_SPLIT = re.compile(r"[\s:=/()\[\],;*\-]+")
 SURE = 0.75  # below this confidence what was read is not trusted, and the mark is covered
 LINE = 2.5  # elongation from which an unread region is taken for a line of text ...
 LINE_PIXELS = (6, 48)  # ... when it is this thick: thinner is a wire or an edge, thicker is anatomy

@@ -17,7 +17,7 @@ from pydicom.dataset import Dataset
 
 from anonymizer.errors import PixelError
 from anonymizer.pixels.benign import can_identify
-from anonymizer.pixels.frames import carries, evened, picture, projections
+from anonymizer.pixels.frames import calmed, carries, evened, picture, projections
 from anonymizer.pixels.ocr import TextRegion, find_text
 from anonymizer.pixels.redact import frame_count, frames, redact
 
@@ -128,7 +128,7 @@ def _search(ds: Dataset) -> tuple[list[tuple[TextRegion, list[int]]], int]:
 def _search_view(shown: NDArray[np.uint8]) -> tuple[list[TextRegion], int]:
     """Look, paint out what was found, and look again, until nothing is found: a half-covered word shows its other half."""
     found: list[TextRegion] = []
-    shown = shown.copy()
+    shown = calmed(shown).copy()
     for _ in range(PASSES):
         seen = [*find_text(shown), *find_text(evened(shown))]
         fresh = [region for region in seen if can_identify(region)]

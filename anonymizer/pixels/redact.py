@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,20 +96,38 @@ def _native_array(ds: Dataset, buffer: bytes | bytearray) -> NDArray[np.generic]
 
 
 def cover(frame: NDArray[np.generic], regions: list[TextRegion], photometric: str) -> None:
-    """Overwrite the regions of one writable frame with black (of its colour model)."""
+    """Overwrite the regions of one writable frame with one value: black, or white where the ground is bright.
+
+    Dark text on a bright ground would keep its own pixels under a black cover, though nobody could read them.
+    """
+    low, high = float(_brightness(frame).min()), float(_brightness(frame).max())
     for region in regions:
         window = frame[region.rows, region.columns]
-        window[region.mask] = _black(frame, photometric)
+        window[region.mask] = _value(frame, photometric, bright=_dark_text(_brightness(window)[region.mask], low, high))
 
 
-def _black(frame: NDArray[np.generic], photometric: str) -> NDArray[np.generic] | np.generic:
-    if photometric.startswith("YBR_FULL") and frame.ndim == 3:
-        return np.array([0, 128, 128], dtype=frame.dtype)
-    if photometric in ("MONOCHROME1",):
-        return np.asarray(frame.max())
-    if frame.ndim == 3:
-        return np.zeros(frame.shape[2], dtype=frame.dtype)
-    return np.asarray(frame.min())
+def _dark_text(values: NDArray[Any], low: float, high: float) -> bool:
+    """Whether a covered region's strokes are its dark part: text stands at an end of the range and fills less than half."""
+    values, edge = values.astype(np.float64), (high - low) / 50
+    dark, bright = float((values <= low + edge).mean()), float((values >= high - edge).mean())
+    dark_text, bright_text = 0.04 < dark < 0.5, 0.04 < bright < 0.5
+    if dark_text != bright_text:
+        return dark_text
+    return float(np.median(values)) > (low + high) / 2
+
+
+def _brightness(frame: NDArray[np.generic]) -> NDArray[np.generic]:
+    return frame if frame.ndim == 2 else frame[..., 0]
+
+
+def _value(frame: NDArray[np.generic], photometric: str, bright: bool) -> NDArray[np.generic] | np.generic:
+    """The cover's pixel: an end of the frame's own range, or of the sample's range in colour."""
+    if frame.ndim == 2:
+        return np.asarray(frame.max() if bright else frame.min())
+    top = 256**frame.dtype.itemsize - 1 if bright else 0
+    if photometric.startswith("YBR_FULL"):
+        return np.array([top, 128, 128], dtype=frame.dtype)
+    return np.full(frame.shape[2], top, dtype=frame.dtype)
 
 
 def redact(ds: Dataset, regions: Regions) -> None:
@@ -173,8 +192,7 @@ def _rewrite_jpeg(data: bytes, regions: list[TextRegion], photometric: str) -> b
         raise PixelError("A JPEG frame cannot be decoded.") from error
     if not isinstance(source, JpegImagePlugin.JpegImageFile):
         raise PixelError("A JPEG frame does not hold a JPEG stream.")
-    for region in regions:
-        pixels[region.rows, region.columns][region.mask] = 255 if photometric == "MONOCHROME1" else 0
+    cover(pixels, regions, "RGB")
     sampling = JpegImagePlugin.get_sampling(source)
     out = io.BytesIO()
     Image.fromarray(pixels).save(
