@@ -29,6 +29,7 @@ from dicom_node.config import NodeConfig
 from dicom_node.pause import is_paused
 
 Report = Callable[..., None]
+ENSEMBLE = ("predict", "deliver")
 
 
 @dataclass
@@ -91,7 +92,8 @@ class Executor:
         if not hours.allowed(self.config):
             told = ", ".join(self.config.federation.hours)
             raise RefusedError(f"{self.site} trains only at {told} ({self.config.node.timezone}): ask again then.")
-        if not 1 <= context.round <= document.rounds + 1:
+        last = document.rounds + {"train": 0, "evaluate": 1, "predict": 2, "deliver": 3}[context.kind]
+        if not 1 <= context.round <= last or (context.kind in ENSEMBLE and document.algorithm.name != "ensemble"):
             raise RefusedError(
                 f"Round {context.round} is none of the {document.rounds} rounds this hospital approved: it is not done."
             )

@@ -11,38 +11,22 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+from aggregator_client import reference
 from aggregator_client.compression import compress
 from aggregator_client.errors import RefusedError
 from aggregator_client.messages import Message
+from aggregator_client.node import Node
 from aggregator_client.project import ProjectDocument
+from aggregator_client.schedule import round_lr
 from aggregator_client.sealing import Context
-from aggregator_client.trainer_process import TrainerProcess
-from dicom_node.audit import AuditLog
-from dicom_node.config import NodeConfig
 from dicom_node.records import Catalogue
 from trainer import weights
-from trainer.spec import JobSpec, lr_at_round
-
-
-class Node(Protocol):
-    """What a job needs of the executor it works for."""
-
-    config: NodeConfig
-    audit: AuditLog
-    trainer: TrainerProcess
-
-    @property
-    def report(self) -> Callable[..., None]:
-        """Is told of progress."""
-
-    @property
-    def site(self) -> str:
-        """This site's name."""
+from trainer.spec import JobSpec
 
 
 @dataclass
@@ -58,6 +42,16 @@ class LocalJob:
 
     def run(self, head: dict[str, Any]) -> Message:
         work = self._folder()
+        if self.context.kind == "deliver":
+            return Message(
+                {**head, "run": self.run_id, "kind": "received"}
+                | reference.receive(self.node, self.document, self.context, self.request)
+            )
+        if self.context.kind == "predict":
+            facts, parts = reference.answer(
+                self.node, self.document, self.context, self.request, self._kept, work, self.deadline
+            )
+            return Message({**head, "run": self.run_id, "kind": "outputs", **facts}, parts)
         spec = self._spec(work)
         started = time.monotonic()
         result = self._result(work, spec)
@@ -131,7 +125,7 @@ class LocalJob:
     def _local(self) -> Any:
         local, args = self.document.local, self.document.algorithm.args
         known = self.algorithm if self.algorithm in ("fedprox", "scaffold", "fedbn") else "fedavg"
-        lr = lr_at_round(local.lr, min(self.context.round, self.document.rounds) - 1, self.document.rounds)
+        lr = round_lr(local.lr, self.context.round, self.document.rounds, self.algorithm, args)
         return local.model_copy(update={"algorithm": known, "mu": float(args.get("mu", local.mu)), "lr": lr})
 
     def _own_names(self, model: Mapping[str, Any]) -> set[str]:

@@ -9,10 +9,14 @@ imported or run.
 
 | kind | from | header | parts |
 |---|---|---|---|
-| train | coordinator | run, round, rounds, deadline_s, evaluate_on | model, and what the algorithm adds |
+| train | coordinator | run, round, rounds, deadline_s, evaluate_on | model (unless they stay home), what the algorithm adds |
 | evaluate | coordinator | the same | model |
+| predict | coordinator | the same | reference studies, each named by its SHA-256 |
+| deliver | coordinator | the same | what all sites' outputs became |
 | update | site | request, samples, loss, seconds, metrics (of the model it was given) | model, and what the algorithm adds |
 | metrics | site | request, samples, loss, seconds, metrics | |
+| outputs | site | request, samples, seconds | DICOM-SEG files or predictions.jsonl |
+| received | site | request, samples, received {name: SHA-256} | |
 | refused | site | request, reason | |
 """
 
@@ -32,8 +36,9 @@ from aggregator_client.sealing import Context, open_, seal
 
 VERSION = 1
 COORDINATOR = "coordinator"
-REQUESTS = ("train", "evaluate")
-REPLIES = ("update", "metrics", "refused")
+REQUESTS = ("train", "evaluate", "predict", "deliver")
+ANSWERS = {"train": "update", "evaluate": "metrics", "predict": "outputs", "deliver": "received"}
+REPLIES = (*ANSWERS.values(), "refused")
 MAX_HEADER = 1 << 20
 _PLAIN, _OUTER = b"FPM1", b"FPE1"
 _LENGTH = struct.Struct(">I")

@@ -119,6 +119,19 @@ class PersonalSettings(_Part):
     lr: float | None = Field(default=None, gt=0, le=10)
 
 
+class ReferenceSettings(_Part):
+    """The reference studies an ensemble is asked about: SHA-256 of each DICOM file. Sites answer for nothing else."""
+
+    digests: tuple[str, ...] = ()
+
+    @field_validator("digests")
+    @classmethod
+    def _hex(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) != len(value) or any(len(one) != 64 or set(one) - set("0123456789abcdef") for one in value):
+            raise ValueError("must hold distinct SHA-256 digests in lower-case hex")
+        return value
+
+
 class ProjectDraft(_Part):
     """Everything but who asks: what a coordinator writes in TOML."""
 
@@ -140,6 +153,7 @@ class ProjectDraft(_Part):
     stop: StopSettings = StopSettings()
     transfer: TransferSettings = TransferSettings()
     personal: PersonalSettings = PersonalSettings()
+    reference: ReferenceSettings = ReferenceSettings()
 
     @model_validator(mode="after")
     def _one_label(self) -> Self:
@@ -166,6 +180,12 @@ class ProjectDocument(ProjectDraft):
     """A whole project: the draft and the coordinator who signs it."""
 
     coordinator: CoordinatorIdentity
+
+    @model_validator(mode="after")
+    def _reference_for_ensembles(self) -> Self:
+        if (self.algorithm.name == "ensemble") != bool(self.reference.digests):
+            raise ValueError("reference.digests must name studies for the algorithm ensemble, and for no other")
+        return self
 
     def canonical(self) -> bytes:
         return canonical(self.model_dump(mode="json"))
@@ -228,7 +248,7 @@ class SignedProject:
             )
         if set(whole) != {"format", "digest", "project", "signature"} or not isinstance(whole["project"], dict):
             raise ProjectError(f"The {where} must hold format, digest, project and signature only: ask for it again.")
-        document = _validated(ProjectDocument, whole["project"], where)
+        document = validated(ProjectDocument, whole["project"], where)
         try:
             signature = base64.b64decode(str(whole["signature"]), validate=True)
         except ValueError:
@@ -261,7 +281,7 @@ def read_draft(path: Path) -> ProjectDraft:
         raise ProjectError(f"The {where} is not text in UTF-8: save it as such.") from None
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ProjectError(f"The {where} is not valid TOML: {error}; mend that line.") from None
-    return _validated(ProjectDraft, values, where)
+    return validated(ProjectDraft, values, where)
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -318,7 +338,8 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no number")
 
 
-def _validated(model: type[M], values: Mapping[str, Any], where: str) -> M:
+def validated(model: type[M], values: Mapping[str, Any], where: str) -> M:
+    """`values` as a document. Raises ProjectError naming `where` and the first wrong key."""
     try:
         return model.model_validate(values)
     except ValidationError as error:

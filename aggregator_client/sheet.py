@@ -117,6 +117,17 @@ def _run(draft: ProjectDraft) -> list[str]:
 
 
 def _leaves(draft: ProjectDraft) -> list[str]:
+    if draft.algorithm.name == "ensemble":
+        return [
+            (
+                f"What your hospital's own model says about {len(draft.reference.digests)} reference files of the coordinator:"
+                " probabilities or masks. The files are named in the project by their digest; your node answers for no other"
+                " file, and never for a study of yours."
+            ),
+            "After each round: how many training images were used, the training loss and the evaluation's figures, as totals.",
+            "Your model stays here. What all hospitals' answers become is sent back to you (federation/results).",
+            "Each message is recorded in your audit log before it is sent: `fedpacs audit show --kind egress`.",
+        ]
     return [
         "After each round: the numbers of the trained network (its weights).",
         *_smaller(draft),

@@ -6,7 +6,7 @@ the schedule of learning rates; what a site sends is counted as the bytes of its
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,13 +16,14 @@ from torch import nn
 
 from aggregator_client.coordinator.strategies import Strategy, Update
 from aggregator_client.coordinator.strategies.fedbn import KeepsLayers
+from aggregator_client.schedule import round_lr
 from trainer import networks, weights
 from trainer.evaluation.classification import macro_auc, predict
 from trainer.local.algorithms import choose
 from trainer.local.data import Samples, pool
 from trainer.local.training import loss_of, reestimate_norm, train
 from trainer.segmentation import dice_metrics
-from trainer.spec import LocalSpec, lr_at_round
+from trainer.spec import LocalSpec
 
 Weights = weights.Weights
 Models = Weights | list[Weights]
@@ -49,9 +50,9 @@ class Settings:
     rounds: int = 12
     local: LocalSpec = field(default_factory=LocalSpec)
 
-    def at(self, number: int, rounds: int) -> LocalSpec:
-        """The local settings of round `number` (from 0) of `rounds`: a half cosine from lr to lr / 20."""
-        return self.local.model_copy(update={"lr": lr_at_round(self.local.lr, number, rounds)})
+    def at(self, number: int, rounds: int, name: str = "", args: Mapping[str, Any] | None = None) -> LocalSpec:
+        """The local settings of round `number` (from 0) of `rounds`, with the learning rate that a project would have."""
+        return self.local.model_copy(update={"lr": round_lr(self.local.lr, number + 1, rounds, name, args or {})})
 
     def build(self) -> nn.Module:
         return networks.build(self.network, self.args)
@@ -95,7 +96,7 @@ def federate(
     scores: dict[int, dict[str, float]] = {}
     for number in range(1, rounds + 1):
         chosen = strategy.participants(number, names, scores)
-        spec = settings.at(number - 1, rounds)
+        spec = settings.at(number - 1, rounds, strategy.name, vars(strategy))
         scores[number], updates = {}, []
         for name in chosen:
             i = names.index(name)

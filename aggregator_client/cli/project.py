@@ -49,13 +49,18 @@ def sign(
     coordinator: Annotated[
         Path, typer.Option("--coordinator", help="The coordinator's folder.", envvar="FEDPACS_COORDINATOR")
     ] = Path(),
+    references: Annotated[
+        list[Path] | None,
+        typer.Option("--reference", help="Reference studies of an ensemble: de-identified DICOM files or folders."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Sign a draft with the coordinator's key; what hospitals receive, show and approve."""
     from aggregator_client.coordinator import settings
+    from aggregator_client.coordinator.reference import adopt
     from aggregator_client.coordinator.strategies import choose
     from aggregator_client.invitations import write_file
-    from aggregator_client.project import ProjectDocument, read_draft, sign
+    from aggregator_client.project import ProjectDocument, read_draft, sign, validated
     from trainer import networks
 
     config = settings.load(coordinator)
@@ -64,7 +69,10 @@ def sign(
     networks.build(draft.network.name, draft.network.args)
     choose(draft.algorithm.name, draft.algorithm.args)
     who = {"name": config.name, **keys.public_base64()}
-    document = ProjectDocument.model_validate({**draft.model_dump(), "coordinator": who})
+    values = {**draft.model_dump(), "coordinator": who}
+    if references:
+        values["reference"] = {"digests": adopt(config.root / "reference", references)}
+    document = validated(ProjectDocument, values, f"project draft {file}")
     signed = sign(document, keys.signing)
     write_file(out, signed.file_bytes())
     out.chmod(0o644)

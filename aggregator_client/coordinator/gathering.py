@@ -20,7 +20,7 @@ from aggregator_client.coordinator.strategies.fedbn import KeepsLayers
 from aggregator_client.errors import FederationError, MessageError, TooFewSitesError
 from aggregator_client.invitations import Member
 from aggregator_client.keys import CoordinatorKeys
-from aggregator_client.messages import COORDINATOR, REPLIES, VERSION, Message
+from aggregator_client.messages import ANSWERS, COORDINATOR, REPLIES, VERSION, Message
 from aggregator_client.project import ProjectDocument, SignedProject
 from aggregator_client.sealing import Context
 from aggregator_client.transport import Failure, Handle, Hub
@@ -44,14 +44,27 @@ class Running(Protocol):
     tell: Callable[[Mapping[str, Any]], None]
     grace_s: float
 
+    def understand(self, site: str, message: Message) -> Any:
+        """An ensemble's outputs in an answer. Raises MessageError."""
+
 
 class Gathering:
     """One round's waiting, with clock, hub and state around the pure `Gather`."""
 
-    def __init__(self, run: Running, kind: str, number: int, sites: list[str], model: weights.Weights) -> None:
+    def __init__(
+        self,
+        run: Running,
+        kind: str,
+        number: int,
+        sites: list[str],
+        model: weights.Weights,
+        parts: Mapping[str, bytes] | None = None,
+    ) -> None:
         self.run, self.kind, self.number, self.model, self.sites = run, kind, number, model, sites
         document = run.document
-        need = min(document.min_sites, len(sites)) if kind == "train" else 0
+        self.counts = kind in ("train", "predict")
+        need = min(document.min_sites, len(sites)) if self.counts else 0
+        self.parts = parts
         self.terms = Terms(need, document.deadline_s, run.grace_s)
         self.gather = Gather(number, frozenset(sites), time.monotonic())
         self.request = self._request()
@@ -63,12 +76,18 @@ class Gathering:
 
     def _request(self) -> Message:
         """The same bytes however often a round is begun, so that a site knows it for the same."""
-        document, extra = self.run.document, self.run.strategy.extra()
+        extra = self.run.strategy.extra()
+        if self.parts is not None:
+            return Message(self._header(), self.parts)
         stays = self.run.strategy.models_stay_home and self.number > 1
         parts = {} if stays else {"model": weights.to_bytes(self.model)}
         if extra:
             parts["extra"] = weights.to_bytes(extra)
-        header = {
+        return Message(self._header(), parts)
+
+    def _header(self) -> dict[str, Any]:
+        document = self.run.document
+        return {
             "v": VERSION,
             "kind": self.kind,
             "name": document.name,
@@ -78,7 +97,6 @@ class Gathering:
             "deadline_s": document.deadline_s,
             "roster": sorted(self.sites),
         }
-        return Message(header, parts)
 
     def wait(self) -> Gather:
         """Until the round has enough. Raises TooFewSitesError naming each site that gave nothing and why."""
@@ -94,7 +112,7 @@ class Gathering:
                 break
             self._collect()
         self._note_stalled()
-        if verdict is Verdict.SHORT and self.kind == "train":
+        if verdict is Verdict.SHORT and self.counts:
             raise TooFewSitesError(self._short())
         return self.gather
 
@@ -141,8 +159,10 @@ class Gathering:
             if self.kind == "train":
                 update = as_update(site, answer, self.model, self.run.strategy, self.run.document)
                 self.run.strategy.check(update, self.model)
+            if self.kind == "predict":
+                self.run.understand(site, answer)
             receipts.keep(self.run.state.folder, blob)
-            if self.kind == "train":
+            if self.counts:
                 self.run.state.keep_update(self.number, site, answer)
         except (FederationError, TrainerError) as error:
             self._refuse(site, str(error), "failed", len(blob))
@@ -167,7 +187,7 @@ class Gathering:
             raise MessageError(f"The answer of {site} is of another version or kind: update fedpacs there.")
         if header["kind"] == "refused":
             return answer
-        if header.get("request") != self.digest or header["kind"] != ("update" if self.kind == "train" else "metrics"):
+        if header.get("request") != self.digest or header["kind"] != ANSWERS[self.kind]:
             raise MessageError(f"The answer of {site} belongs to another request: it is not used.")
         return answer
 

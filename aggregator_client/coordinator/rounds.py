@@ -1,6 +1,7 @@
 """What to do next in a run, as pure functions of what is known: no clock, no network, no disk.
 
-    start ─▶ [ configure ─▶ gather ─▶ aggregate ─▶ checkpoint ] × rounds, or until no gain ─▶ evaluate ─▶ done
+    start ─▶ [ configure ─▶ gather ─▶ aggregate ─▶ checkpoint ] × rounds, or until no gain
+          ─▶ evaluate ─▶ [ predict ─▶ deliver ] (an ensemble) ─▶ done
 
 `next_step` picks the next line of that picture from what the checkpoints say, so a resumed run goes on where the last
 checkpoint stands. `Gather` is one round's waiting: whom to send to, and when the round has enough.
@@ -8,7 +9,7 @@ checkpoint stands. `Gather` is one round's waiting: whom to send to, and when th
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
@@ -23,19 +24,31 @@ class Step(StrEnum):
     START = "start"
     ROUND = "round"
     EVALUATE = "evaluate"
+    PREDICT = "predict"
+    DELIVER = "deliver"
     DONE = "done"
 
 
-def next_step(rounds: int, last_checkpoint: int, evaluated: bool, stale: bool = False) -> tuple[Step, int]:
+def next_step(
+    rounds: int,
+    last_checkpoint: int,
+    evaluated: bool,
+    stale: bool = False,
+    more: Sequence[tuple[Step, bool]] = (),
+) -> tuple[Step, int]:
     """(step, round number). `last_checkpoint` is -1 before there is any model, 0 with the initial one.
 
-    `stale`: the models have stopped to gain, so the rounds that are left are not done.
+    `stale`: the models have stopped to gain, so the rounds that are left are not done. `more`: what follows the evaluation, and
+    whether it is done.
     """
     if last_checkpoint < 0:
         return Step.START, 0
     if last_checkpoint < rounds and not (stale and last_checkpoint > 0):
         return Step.ROUND, last_checkpoint + 1
-    return (Step.DONE, rounds) if evaluated else (Step.EVALUATE, rounds + 1)
+    for number, (step, done) in enumerate(((Step.EVALUATE, evaluated), *more), rounds + 1):
+        if not done:
+            return step, number
+    return Step.DONE, rounds
 
 
 def best_model(scores: Mapping[int, float], min_gain: float = 0.0) -> int:

@@ -8,26 +8,32 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from aggregator_client.coordinator import settings
+from aggregator_client.coordinator import reference, settings
 from aggregator_client.coordinator.gathering import Gathering, as_update
+from aggregator_client.coordinator.reference import Outputs, Reference
 from aggregator_client.coordinator.rounds import Step, is_stale, next_step
 from aggregator_client.coordinator.settings import CoordinatorConfig
 from aggregator_client.coordinator.state import RunFacts, RunState
 from aggregator_client.coordinator.strategies import Strategy, choose
-from aggregator_client.errors import FederationError, RefusedError, TooFewSitesError
+from aggregator_client.coordinator.strategies.ensemble import Ensemble
+from aggregator_client.errors import FederationError, ProjectError, RefusedError, TooFewSitesError
 from aggregator_client.invitations import Member
 from aggregator_client.keys import CoordinatorKeys
+from aggregator_client.messages import Message
 from aggregator_client.project import SignedProject
 from aggregator_client.transport import Hub
 from trainer import networks, weights
 
 GRACE_SECONDS = 30.0
+KINDS = {Step.ROUND: "train", Step.EVALUATE: "evaluate", Step.PREDICT: "predict", Step.DELIVER: "deliver"}
 Progress = Callable[[Mapping[str, Any]], None]
 
 
@@ -43,6 +49,7 @@ class Run:
         state: RunState,
         progress: Progress | None = None,
         grace_s: float = GRACE_SECONDS,
+        references: Path = Path("reference"),
     ) -> None:
         self.project, self.document = project, project.document
         self.members = {member.name: member for member in members}
@@ -50,6 +57,9 @@ class Run:
         self.tell: Progress = progress or (lambda facts: None)
         self.grace_s = min(grace_s, self.document.deadline_s)
         self.strategy: Strategy = choose(self.document.algorithm.name, self.document.algorithm.args)
+        self.ensemble, self.references = isinstance(self.strategy, Ensemble), references
+        if isinstance(self.strategy, Ensemble) and self.strategy.distil and self.document.task.name != "classification":
+            raise ProjectError("A student is distilled for classification only: set the algorithm's distil to 0.")
         if len(self.members) < self.document.min_sites:
             raise TooFewSitesError(
                 f"The project asks for {self.document.min_sites} sites and {len(self.members)} are enrolled: invite more, or sign"
@@ -78,10 +88,11 @@ class Run:
         self.tell({"event": "finished", "rounds": self.document.rounds})
 
     def _next(self) -> tuple[Step, int]:
-        evaluated = any(facts.state == "evaluated" for facts in self.state.rounds())
-        stop = self.document.stop
+        rounds, stop = self.document.rounds, self.document.stop
+        ended = {facts.number for facts in self.state.rounds() if facts.state == "evaluated"}
         stale = is_stale(self.state.model_scores(), stop.patience, stop.min_gain)
-        return next_step(self.document.rounds, self.state.last_checkpoint(), evaluated, stale)
+        more = [(Step.PREDICT, rounds + 2 in ended), (Step.DELIVER, rounds + 3 in ended)] if self.ensemble else []
+        return next_step(rounds, self.state.last_checkpoint(), rounds + 1 in ended, stale, more)
 
     def _do(self, step: Step, number: int) -> None:
         self.state.open_round(number)
@@ -99,15 +110,50 @@ class Run:
         self.tell(
             {"event": "round", "round": number, "rounds": self.document.rounds, "step": str(step), "sites": chosen}
         )
-        kind = "train" if training else "evaluate"
-        gather = Gathering(self, kind, number, chosen, model).wait()
-        if step is Step.EVALUATE:
+        gather = Gathering(self, KINDS[step], number, chosen, model, self._parts(step)).wait()
+        if step is Step.PREDICT:
+            self._combine(number, sorted(gather.accepted))
+        if not training:
             self.state.end_evaluation(number)
             return
         merged = self._aggregate(number, model, sorted(gather.accepted))
         self.state.close_round(number, merged, self.strategy.state())
         seconds = round(time.monotonic() - started, 2)
         self.tell({"event": "checkpoint", "round": number, "seconds": seconds, "sites": sorted(gather.accepted)})
+
+    # -- an ensemble's last steps -------------------------------------------------------------------------------------
+
+    def understand(self, site: str, message: Message) -> Outputs:
+        """What a site says about the reference studies. Raises MessageError when that is no whole answer."""
+        return self._reference().outputs(site, message)
+
+    @cache  # noqa: B019 - one run a process, and reading the studies again for every answer would take long
+    def _reference(self) -> Reference:
+        return Reference(self.document, reference.load(self.references, self.document))
+
+    def _parts(self, step: Step) -> dict[str, bytes] | None:
+        if step is Step.PREDICT:
+            files = reference.load(self.references, self.document)
+            return {digest: file.read_bytes() for digest, file in files.items()}
+        if step is Step.DELIVER:
+            made = sorted(file for file in (self.state.folder / "ensemble").iterdir() if file.is_file())
+            return {file.name: file.read_bytes() for file in made}
+        return None
+
+    def _combine(self, number: int, sites: list[str]) -> None:
+        """Write the ensemble's outputs, and the student's model when the project asks for one."""
+        assert isinstance(self.strategy, Ensemble)
+        answers = {site: self.state.update(number, site) for site in sites}
+        said = {site: self.understand(site, message) for site, message in answers.items() if message is not None}
+        scores = self.state.site_scores().get(self.document.rounds + 1, {})
+        folder = self.state.folder / "ensemble"
+        if folder.exists():
+            shutil.rmtree(folder)
+        studies = self._reference()
+        studies.write(folder, said, self.strategy.combine, scores)
+        if self.strategy.distil:
+            studies.distil(folder, said, self.strategy, scores)
+        self.tell({"event": "combined", "round": number, "sites": sorted(said), "folder": str(folder)})
 
     def _aggregate(self, number: int, model: weights.Weights, sites: list[str]) -> weights.Weights:
         """The next model, one update in memory at a time, in the order of the sites' names."""
@@ -142,7 +188,9 @@ def run(coordinator: Path, project: Path, resume: bool = False, progress: Progre
             try:
                 for member in config.members.list():
                     hub.register(member.name, member.flower_public)
-                Run(signed, config.members.list(), keys, hub, state, progress).go()
+                Run(
+                    signed, config.members.list(), keys, hub, state, progress, references=config.root / "reference"
+                ).go()
             finally:
                 hub.close()
             return _summary(signed, state)

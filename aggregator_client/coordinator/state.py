@@ -209,8 +209,10 @@ class RunState:
             update.unlink()
 
     def end_evaluation(self, number: int) -> None:
-        """Close the final evaluation, which has no model of its own."""
+        """Close a step that makes no model of its own: the final evaluation and what follows it."""
         self._db.execute("UPDATE rounds SET state = 'evaluated', ended_at = ? WHERE number = ?", (time.time(), number))
+        for update in (self.folder / "updates").glob(f"{number:04d}-*.update"):
+            update.unlink()
 
     def put(self, entry: SiteRound) -> None:
         """Write one cell of the table."""

@@ -89,7 +89,9 @@ def test_single_transfer_moves_on_when_the_visited_site_no_longer_gains():
     # round 1 begins with no model of a's; a's metric rises to round 3, then stays
     scores = {1: {"a": 0.5}, 2: {"a": 0.7}, 3: {"a": 0.8}, 4: {"a": 0.8}, 5: {"a": 0.79}}
     assert [single.participants(n, sites, scores) for n in range(1, 8)] == [["a"]] * 5 + [["b"]] * 2
-    assert [single.participants(n, sites, {}) for n in range(1, 8)] == [["a"]] * 6 + [["b"]]  # no score: the whole visit
+    assert [single.participants(n, sites, {}) for n in range(1, 8)] == [["a"]] * 6 + [
+        ["b"]
+    ]  # no score: the whole visit
     bad = {n: {"a": 0.9 - n / 100} for n in range(1, 4)}  # training only harms: two rounds of it are enough
     assert [single.participants(n, sites, bad) for n in range(1, 5)] == [["a"]] * 3 + [["b"]]
 

@@ -9,6 +9,7 @@ from aggregator_client.coordinator.strategies.agnostic import Agnostic
 from aggregator_client.coordinator.strategies.base import Scores, Strategy, Update
 from aggregator_client.coordinator.strategies.centred_clipping import CentredClipping
 from aggregator_client.coordinator.strategies.cyclic import Cyclic, SingleTransfer
+from aggregator_client.coordinator.strategies.ensemble import Ensemble
 from aggregator_client.coordinator.strategies.fedadagrad import FedAdagrad
 from aggregator_client.coordinator.strategies.fedadam import FedAdam
 from aggregator_client.coordinator.strategies.fedavg import FedAvg
@@ -49,6 +50,7 @@ _INSTALLED: tuple[type[Strategy], ...] = (
     GeometricMedian,
     CentredClipping,
     NormBound,
+    Ensemble,
 )
 STRATEGIES: Mapping[str, type[Strategy]] = {kind.name: kind for kind in _INSTALLED}
 
