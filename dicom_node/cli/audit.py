@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import getpass
+import hashlib
 import json
 import time
 from pathlib import Path
@@ -13,6 +15,7 @@ from dicom_node.audit import AuditLog
 from dicom_node.cli.output import ConfigOption, JsonOption, find_config, print_json, print_table
 from dicom_node.config import NodeConfig
 from dicom_node.errors import InputError
+from dicom_node.vault import Vault
 
 app = typer.Typer(help="The hash-chained record of what happened and what left the hospital.", no_args_is_help=True)
 KindOption = Annotated[str | None, typer.Option("--kind", help="Only records of this kind, e.g. egress.")]
@@ -71,6 +74,42 @@ def export(
                 file.write(json.dumps(record.as_dict(), sort_keys=True, ensure_ascii=False) + "\n")
     except OSError as error:
         raise InputError(f"{out} cannot be written ({error.strerror}): choose another file.") from None
+
+
+@app.command()
+def reidentify(
+    pseudonym: Annotated[str, typer.Argument(help="Patient pseudonym, or new Study Instance UID (see --kind).")],
+    reason: Annotated[str, typer.Option("--reason", help="Why; it is kept in the audit log, so name no patient.")],
+    config: ConfigOption = None,
+    kind: Annotated[str, typer.Option("--kind", help="patient, study or accession.")] = "patient",
+    by: Annotated[str | None, typer.Option("--by", help="Who asks [default: the user of this system].")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Tell which original identifier stands behind a pseudonym; needs the vault key, and is recorded before it is told."""
+    if kind not in ("patient", "study", "accession"):
+        raise InputError(f"'{kind}' is no kind of identifier: name patient, study or accession with --kind.")
+    if not reason.strip():
+        raise InputError("Re-identification needs a reason: give one with --reason.")
+    node = find_config(config)
+    vault = Vault.open(node)
+    originals = vault.originals(kind, pseudonym.strip())
+    vault.close()
+    # what was asked for is kept as a digest where nothing is known: it may be a real identifier typed by mistake
+    asked = pseudonym.strip() if originals else "sha256:" + hashlib.sha256(pseudonym.strip().encode()).hexdigest()[:16]
+    AuditLog(node.storage.audit).append(
+        "patient.reidentified",
+        of=kind,
+        pseudonym=asked,
+        found=len(originals),
+        by=by or getpass.getuser(),
+        reason=reason,
+    )
+    if as_json:
+        print_json({"kind": kind, "pseudonym": pseudonym.strip(), "originals": originals})
+    elif originals:
+        print("\n".join(originals))
+    if not originals:
+        raise InputError(f"The vault knows no such {kind} pseudonym: check it, and --kind.")
 
 
 def _short(facts: dict[str, object]) -> str:
