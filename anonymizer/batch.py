@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import secrets
 import signal
 import stat
@@ -24,6 +25,8 @@ from anonymizer.profile import Profile
 CHUNK = 16
 SECONDS = 120
 SECONDS_PER_GB = 120
+GRACE = 30  # seconds after which a process that does not even heed its alarm (in a C library) is ended
+MEMORY = 4 << 30  # bytes a worker may hold beside mapped files
 
 
 @dataclass
@@ -36,10 +39,11 @@ class Line:
     reason: str
     sop_instance_uid: str = ""
     actions: tuple[Action, ...] = ()
+    study_instance_uid: str = ""
 
     def json(self) -> str:
         """The line as JSON; ``actions`` is a list of {"tag", "keyword", "action", "rule"}."""
-        facts = {k: v for k, v in vars(self).items() if k != "actions"}
+        facts = {k: v for k, v in vars(self).items() if k not in ("actions", "study_instance_uid")}
         return f'{json.dumps(facts)[:-1]}, "actions": {_actions_json(self.actions)}}}'
 
 
@@ -56,6 +60,8 @@ class Job:
     profile: Profile
     key: bytes = field(repr=False)
     uid_root: str = "2.25"
+    seconds: float = SECONDS
+    memory: int = MEMORY
 
 
 def load_key(path: Path | None) -> bytes:
@@ -110,15 +116,13 @@ def _free(path: Path, taken: set[str]) -> Path:
 
 
 def run(job: Job, pairs: list[tuple[Path, Path]], workers: int, each: Callable[[Line], None]) -> None:
-    """De-identify every pair, calling ``each`` with a line as soon as it is known (in input order within a chunk)."""
+    """De-identify every pair in processes of their own, calling ``each`` with a line as soon as it is known.
+
+    A file that ends its process (a fault in a decoder, too much memory, a hang) gets its line like any other.
+    """
     chunks = [pairs[i : i + CHUNK] for i in range(0, len(pairs), CHUNK)]
-    if workers <= 1 or len(pairs) == 1:
-        worker = Worker(job)
-        for source, target in pairs:
-            each(worker.line(source, target))
-        return
     broken: list[list[tuple[Path, Path]]] = []
-    with ProcessPoolExecutor(workers, initializer=_start, initargs=(job,)) as pool:
+    with ProcessPoolExecutor(max(1, workers), initializer=_start, initargs=(job,)) as pool:
         pending = [(chunk, _submit(pool, chunk)) for chunk in chunks]
         for chunk, future in pending:
             try:
@@ -142,14 +146,15 @@ def _submit(pool: ProcessPoolExecutor, chunk: list[tuple[Path, Path]]) -> Future
         return None
 
 
-def _alone(job: Job, chunk: list[tuple[Path, Path]]) -> Iterator[Line]:
-    """Each file of a chunk in a process of its own, so that the one that kills its process is known."""
-    for pair in chunk:
+def _alone(job: Job, chunk: list[tuple[Path, Path]]) -> list[Line]:
+    """A chunk in a process of its own; when that dies too each file in one, so that the one that kills it is known."""
+    try:
         with ProcessPoolExecutor(1, initializer=_start, initargs=(job,)) as pool:
-            try:
-                yield pool.submit(_chunk, [pair]).result()[0]
-            except BrokenProcessPool:
-                yield Line(str(pair[0]), None, "rejected", "the process that read it died on it")
+            return pool.submit(_chunk, chunk).result()
+    except BrokenProcessPool:
+        if len(chunk) == 1:
+            return [Line(str(chunk[0][0]), None, "rejected", "the process that read it died on it")]
+    return [line for pair in chunk for line in _alone(job, [pair])]
 
 
 _worker: Worker
@@ -158,7 +163,11 @@ _worker: Worker
 def _start(job: Job) -> None:
     global _worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _worker = Worker(job)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold what was read
+    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    if hard == resource.RLIM_INFINITY or hard > job.memory:
+        resource.setrlimit(resource.RLIMIT_DATA, (job.memory, hard))
+    _worker = Worker(job, guarded=True)
 
 
 def _chunk(pairs: list[tuple[Path, Path]]) -> list[Line]:
@@ -170,10 +179,12 @@ class _TimeUp(Exception):
 
 
 class Worker:
-    """One process's share: reads, de-identifies, writes whole files or none."""
+    """One process's share: reads, de-identifies, writes whole files or none. ``guarded``: a hanging process may be ended."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, guarded: bool = False) -> None:
+        self.guarded = guarded
         self.deid = Deidentifier(job.profile, job.key, job.uid_root)
+        self.seconds = job.seconds
         self._folders: set[str] = set()
 
     def line(self, source: Path, target: Path) -> Line:
@@ -182,7 +193,7 @@ class Worker:
             info = source.stat()
             if not stat.S_ISREG(info.st_mode):
                 return Line(str(source), None, "rejected", "it is not a regular file")
-            with _time_limit(SECONDS + SECONDS_PER_GB * info.st_size / 1e9):
+            with _time_limit(self.seconds + SECONDS_PER_GB * info.st_size / 1e9, self.guarded):
                 outcome = self.deid.deidentify(source)
         except OSError as error:
             return Line(str(source), None, "rejected", f"it cannot be read ({error.strerror})")
@@ -201,7 +212,13 @@ class Worker:
             self._write(target, outcome.parts)
             written = str(target)
         return Line(
-            str(source), written, outcome.status, outcome.reason, outcome.sop_instance_uid, tuple(outcome.actions)
+            str(source),
+            written,
+            outcome.status,
+            outcome.reason,
+            outcome.sop_instance_uid,
+            tuple(outcome.actions),
+            outcome.study_instance_uid,
         )
 
     def _write(self, target: Path, parts: list[bytes | memoryview]) -> None:
@@ -249,10 +266,14 @@ def _after(batch: list[bytes | memoryview], done: int) -> Iterator[memoryview]:
 
 
 class _time_limit:
-    """Raises _TimeUp in the main thread after some seconds (ITIMER_REAL); elsewhere it does nothing."""
+    """Raises _TimeUp in the main thread after some seconds (ITIMER_REAL); elsewhere it does nothing.
 
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
+    A C library that never comes back lets no handler run: ``guarded`` has the kernel end the process some seconds of
+    processor time later (ITIMER_PROF, whose signal is not handled).
+    """
+
+    def __init__(self, seconds: float, guarded: bool) -> None:
+        self.seconds, self.guarded = seconds, guarded
 
     def __enter__(self) -> None:
         try:
@@ -261,9 +282,13 @@ class _time_limit:
             self.previous = None
             return
         signal.setitimer(signal.ITIMER_REAL, self.seconds)
+        if self.guarded:
+            signal.setitimer(signal.ITIMER_PROF, self.seconds + GRACE)
 
     def __exit__(self, *_: object) -> None:
         if self.previous is not None:
+            if self.guarded:
+                signal.setitimer(signal.ITIMER_PROF, 0)
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, self.previous)
 

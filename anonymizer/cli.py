@@ -14,6 +14,7 @@ import typer
 from anonymizer.batch import Job, Line, load_key, plan_outputs, run
 from anonymizer.errors import InputError, OutputError
 from anonymizer.profile import load_profile, parse_tag
+from anonymizer.report import Report
 
 DONE_IN_PART = 10
 
@@ -27,7 +28,8 @@ def deid(
     key: Annotated[Path | None, typer.Option(help="Pseudonym key; written when it does not exist yet.")] = None,
     workers: Annotated[int, typer.Option(min=0, help="Processes; 0 is one for each core.")] = 0,
     report: Annotated[
-        Path | None, typer.Option(help="JSON lines, one for each input [default: OUT/report.jsonl].")
+        Path | None,
+        typer.Option(help="JSON lines, one for each input [default: OUT/report.jsonl]; beside it NAME.md for people."),
     ] = None,
     explain: Annotated[str, typer.Option(metavar="TAG", help="Say what happens to a tag, and why, and stop.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -60,6 +62,7 @@ def deid(
 
 def _run(job: Job, pairs: list[tuple[Path, Path]], workers: int, report: Path) -> Counter[str]:
     counts: Counter[str] = Counter()
+    readable = Report(job.profile)
     try:
         handle = report.open("w", encoding="utf-8", errors="surrogateescape")
     except OSError as error:
@@ -68,10 +71,15 @@ def _run(job: Job, pairs: list[tuple[Path, Path]], workers: int, report: Path) -
 
         def each(line: Line) -> None:
             counts[line.status] += 1
+            readable.add(line.study_instance_uid, line.status, line.reason, line.actions)
             handle.write(line.json() + "\n")
             progress.step()
 
         run(job, pairs, workers, each)
+    try:
+        report.with_suffix(".md").write_text(readable.text(), encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"The report beside {report} cannot be written ({error.strerror}); make room.") from None
     return counts
 
 

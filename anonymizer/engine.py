@@ -7,11 +7,13 @@ import struct
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from anonymizer.documents import DOCUMENT, placeholder
 from anonymizer.errors import InputError, Malformed, PixelError
 from anonymizer.model import Outcome, PixelStep
 from anonymizer.pixelstep import clean_picture
-from anonymizer.plan import Planner
+from anonymizer.plan import Planner, Step
 from anonymizer.profile import Profile
 from anonymizer.pseudonym import Pseudonyms
 from anonymizer.rewrite import Rewriter
@@ -29,6 +31,10 @@ _WITHHELD = {
     "1.2.840.10008.5.1.4.1.1.66": "raw data cannot be cleaned",
 }
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+
+_COVERED = Step("pixels", "C", "Clean Pixel Data Option: burned-in text was covered", "")
+_NO_PICTURE = frozenset(["SEG", "RTDOSE", "REG", "RWV", "PR", "KO", "SR"])  # their cells are numbers, not gray values
+_TEXT_CELLS = 60  # fewer cells make no readable word
 
 _TEXT_ALWAYS = frozenset(["US", "IVUS", "SC", "OT", "DOC", "ECG"])
 _TEXT_OFTEN = frozenset(
@@ -83,13 +89,15 @@ class Deidentifier:
         file = open_file(data)
         rewriter = Rewriter(file, self.profile, self.pseudonyms, self._planners)
         reason = _withheld(rewriter)
-        cleaned_pixels = False
+        cleaned_pixels = covered = False
         if not reason and self._picture_may_tell(rewriter):
             if self.pixel_step is None:
                 reason = "its picture may hold burned-in text, which is not looked at here"
             else:
-                cleaned, reason = self.pixel_step(bytes(data))
+                given = bytes(data)
+                cleaned, reason = self.pixel_step(given)
                 if cleaned is not None:
+                    covered = cleaned is not given
                     file = open_file(cleaned)
                     rewriter = Rewriter(file, self.profile, self.pseudonyms, self._planners)
                     cleaned_pixels = True
@@ -104,6 +112,8 @@ class Deidentifier:
             return outcome
         rewriter.picture_cleaned = cleaned_pixels
         parts = rewriter.parts()
+        if covered:
+            rewriter.done[PIXEL_DATA] = _COVERED
         finish(outcome, rewriter, parts)
         return outcome
 
@@ -120,10 +130,32 @@ class Deidentifier:
             return True
         if "SCREEN SAVE" in kinds or "SCREENSAVE" in kinds or modality in _TEXT_ALWAYS:
             return True
-        return modality in _TEXT_OFTEN and self.profile.pixels == "clean" and not self._trusted(rw)
+        if self.profile.pixels != "clean":
+            return False
+        if modality in _NO_PICTURE:
+            return False
+        if modality in _TEXT_OFTEN:
+            return not self._trusted(rw)
+        return "SECONDARY" in kinds.split("\\")[:2] or _many_at_the_top(rw)
 
     def _trusted(self, rw: Rewriter) -> bool:
         return self.profile.trust_burned_in_no and rw.top_text(0x00280301).upper() == "NO"
+
+
+def _many_at_the_top(rw: Rewriter) -> bool:
+    """Whether many cells of a native gray picture hold its highest value, as burned-in text does and a scan does not."""
+    start, stop, items = rw.top[PIXEL_DATA][3:]
+    bits, signed = rw.top_number(0x00280100), rw.top_number(0x00280103)
+    if items is not None or bits not in (8, 16) or rw.top_number(0x00280002, 1) != 1 or stop - start < 64:
+        return False
+    kind = np.dtype(f"{'<' if rw.walker.little else '>'}{'i' if signed else 'u'}{bits // 8}")
+    cells = np.frombuffer(rw.data[start:stop], kind, (stop - start) // kind.itemsize)
+    top = cells.max()
+    at_top = int(np.count_nonzero(cells == top))
+    if at_top < _TEXT_CELLS:
+        return False
+    below = int(top) - (int(top) - int(cells.min())) // 64
+    return at_top > int(np.count_nonzero(cells >= below)) - at_top
 
 
 def _withheld(rw: Rewriter) -> str:

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import io
+from typing import TYPE_CHECKING
 
 from anonymizer.model import PixelStep
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
+LOOKS = 3
 
 
 def clean_picture(data: bytes) -> tuple[bytes | None, str]:
@@ -23,9 +29,22 @@ def clean_picture(data: bytes) -> tuple[bytes | None, str]:
         return None, outcome.reason or "its picture cannot be cleaned"
     if outcome.status != "redacted":
         return data, ""
-    out = io.BytesIO()
-    ds.save_as(out, enforce_file_format=False)
-    return out.getvalue(), ""
+    return _read_again(ds)
+
+
+def _read_again(ds: Dataset) -> tuple[bytes | None, str]:
+    """The covered object as bytes, once the text detector finds nothing more in what was written."""
+    import pydicom
+
+    from anonymizer.pixels import clean_pixels
+
+    for _ in range(LOOKS):
+        out = io.BytesIO()
+        ds.save_as(out, enforce_file_format=False)
+        ds = pydicom.dcmread(io.BytesIO(out.getvalue()), force=True)
+        if clean_pixels(ds, force=True).status == "clean":
+            return out.getvalue(), ""
+    return None, "text is still found in its picture after covering it"
 
 
 def default_pixel_step() -> PixelStep:
