@@ -57,3 +57,9 @@ def m003_uses(db: Any) -> None:
 def m004_optouts(db: Any) -> None:
     """Keyed hashes of the Patient IDs that opted out; worthless without the vault key."""
     db.execute("CREATE TABLE optouts(token TEXT PRIMARY KEY, at REAL NOT NULL, by TEXT NOT NULL) WITHOUT ROWID")
+
+
+@migrations()
+def m005_studies_by_time(db: Any) -> None:
+    """So that a page of a hundred thousand studies needs no sorting."""
+    db.execute("CREATE INDEX studies_added ON studies(added_at, study_uid)")

@@ -1,7 +1,8 @@
 """The routes of the node's REST interface and console (FastAPI).
 
     GET  /health                         {"status": "ok"}; the only route without a token
-    POST /login, /logout                 sessions of the console; roles: dicom_node.web.security, table RIGHTS below
+    POST /login, /logout                 sessions of the console; the role each route needs stands in RIGHTS
+    /pages/...                           studies, quarantine, accounts: dicom_node.web.pages
     GET  /                               the console; ?study=ORTHANC-ID adds one study
     GET  /status                         pipeline, senders, disk, oldest waiting study, processes, last error
     GET  /studies?state=&limit=&offset=  de-identified studies with labels and rounds
@@ -44,7 +45,7 @@ from dicom_node.errors import ConfigError, InputError, NodeError, RefusedError, 
 from dicom_node.orthanc_reader.connect import wake_file
 from dicom_node.pause import pause, resume
 from dicom_node.vault import Vault
-from dicom_node.web import orthanc_study, projects
+from dicom_node.web import orthanc_study, pages, projects
 from dicom_node.web.metrics import exposition
 from dicom_node.web.security import COOKIE, Guard, GuardMiddleware, Rights
 from dicom_node.web.view import NodeView
@@ -54,6 +55,7 @@ _STATUS = {InputError: 400, RefusedError: 409, UnreachableError: 502}
 
 _STUDY = r"/orthanc/studies/[^/]+"
 RIGHTS: Rights = (
+    *pages.RIGHTS,
     ("GET", rf"/|/status|/studies|/projects|/egress|/metrics|{_STUDY}", "viewer"),
     ("POST", "/logout", "viewer"),
     ("GET", "/optout", "data-manager"),
@@ -110,6 +112,7 @@ def create_app(config: NodeConfig) -> FastAPI:
     _add_reading(app)
     _add_changes(app)
     _add_orthanc(app)
+    pages.add_pages(app)
     app.add_middleware(GuardMiddleware, guard=guard)
     return app
 
@@ -156,6 +159,8 @@ def _add_pages(app: FastAPI) -> None:
         if study and config.orthanc.url:
             shown = await _orthanc_state(app, study)
         values = {
+            "up": "",
+            "node": config.node.name,
             "status": view.status(),
             "projects": await _with_words(app, view.projects()),
             "egress": view.egress(50),

@@ -133,7 +133,7 @@ class GuardMiddleware:
             return None
         if request.state.caller is None:
             if request.method == "GET" and "text/html" in request.headers.get("accept", ""):
-                return RedirectResponse("login", status_code=303)
+                return RedirectResponse("../" * (request.url.path.count("/") - 1) + "login", status_code=303)
             return _error(401, "give the token of keys/api.token as Authorization: Bearer TOKEN")
         method = "GET" if request.method == "HEAD" else request.method
         needed = self.guard.least_role(method, request.url.path)

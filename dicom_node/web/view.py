@@ -125,14 +125,19 @@ class NodeView:
 
     def studies(self, state: str | None, limit: int, offset: int) -> list[dict[str, Any]]:
         """GET /studies: records as the catalogue has them, with labels and rounds."""
-        return [
-            {
-                **_study(study),
-                "labels": {label.name: label.value for label in self.catalogue.labels(study.study_uid)},
-                "rounds": [{"project": p, "round": r} for p, r in self.catalogue.rounds_of(study.study_uid)],
-            }
-            for study in self.catalogue.studies(state, limit, offset)
-        ]
+        return [self._with_labels(study) for study in self.catalogue.studies(state, limit, offset)]
+
+    def study(self, study_uid: str) -> dict[str, Any] | None:
+        """One of them."""
+        found = self.catalogue.study(study_uid)
+        return None if found is None else self._with_labels(found)
+
+    def _with_labels(self, study: StudyRecord) -> dict[str, Any]:
+        return {
+            **_study(study),
+            "labels": {label.name: label.value for label in self.catalogue.labels(study.study_uid)},
+            "rounds": [{"project": p, "round": r} for p, r in self.catalogue.rounds_of(study.study_uid)],
+        }
 
     def projects(self) -> list[dict[str, Any]]:
         """GET /projects."""

@@ -12,6 +12,7 @@ from pydicom.dataset import Dataset
 from rich.console import Console
 
 from aggregator_client.demo import cohort, headers, images, report, results, wrap
+from dicom_node.comparison import compare
 
 NAMES = ["Lindenau", "St Brendan", "Aozora"]
 
@@ -150,7 +151,7 @@ def test_every_item_of_a_sequence_is_a_row_of_its_own() -> None:
     del codes[1].CodeMeaning
     data = Dataset()
     data.DeidentificationMethodCodeSequence = codes
-    paths = {row.path: row.after for row in headers.compare(Dataset(), data)}
+    paths = {row.path: row.after for row in compare(Dataset(), data)}
     assert paths == {
         "DeidentificationMethodCodeSequence 1": "Option 113100 (113100, DCM)",
         "DeidentificationMethodCodeSequence 2 › CodeValue": "113107",

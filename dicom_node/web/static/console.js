@@ -2,8 +2,9 @@
 // The console's only script: buttons post with the header that a foreign page cannot send; numbers refresh by themselves.
 // Addresses are relative, so that the page works at the node and, passed on by the plugin, inside Orthanc.
 
-async function change(path, body) {
+async function change(path, body, show) {
   const message = document.getElementById("message");
+  message.textContent = show ? "Asking …" : "";
   try {
     const answer = await fetch(path, {
       method: "POST",
@@ -12,6 +13,10 @@ async function change(path, body) {
       body: JSON.stringify(body || {}),
     });
     if (answer.ok) {
+      if (show) {
+        message.textContent = (await answer.json()).said;
+        return;
+      }
       location.reload();
       return;
     }
@@ -27,7 +32,7 @@ document.addEventListener("click", (event) => {
   if (!button) {
     return;
   }
-  const body = {};
+  const body = JSON.parse(button.dataset.body || "{}");
   if (button.dataset.ask) {
     const reason = window.prompt(button.dataset.ask);
     if (reason === null || !reason.trim()) {
@@ -37,11 +42,11 @@ document.addEventListener("click", (event) => {
   }
   const form = button.closest("[data-form]");
   if (form) {
-    for (const input of form.querySelectorAll("input[name]")) {
-      body[input.name] = input.value.trim();
+    for (const input of form.querySelectorAll("input[name], select[name]")) {
+      body[input.name] = input.type === "password" ? input.value : input.value.trim();
     }
   }
-  change(button.dataset.post, body);
+  change(button.dataset.post, body, "show" in button.dataset);
 });
 
 async function refresh() {
