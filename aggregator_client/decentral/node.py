@@ -1,7 +1,8 @@
 """One member of a decentralised federation: what it offers, promises, proposes, votes for and writes into its ledger.
 
 A round is driven by calling `offer` with the trained weights and then `turn(ballot)` until it answers True; when nothing moves
-for a while, with the next ballot. Every promise and vote is on disk before it is sent: a node killed at any moment keeps its word.
+for a while, with the next ballot. Promises and votes are on disk before they are sent: a node killed at any moment keeps its
+word.
 """
 
 from __future__ import annotations

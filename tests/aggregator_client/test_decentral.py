@@ -191,3 +191,56 @@ def test_a_bad_update_is_left_out_and_nobody_reads_another_s_letters(tmp_path, k
     assert [name for name, _ in world.nodes["east"].chain[0].block.used] == sorted(alive)
     secret = to_bytes(trained(start(), "north", 1))
     assert all(secret not in data for topic in world.relay.topics.values() for data in topic)
+
+
+class Curtain(MemoryRelay):
+    """Keeps what is put under topics of `hidden` kinds from everybody's sight."""
+
+    hidden: tuple[str, ...] = ()
+
+    def get(self, topic):
+        return [] if topic.endswith(self.hidden) else super().get(topic)
+
+
+def proposals(world):
+    found = [json.loads(data)["body"] for data in world.relay.topics.get(f"{PROJECT}/1/proposal", [])]
+    return {body["ballot"]: body["block"] for body in found}
+
+
+def test_a_later_ballot_takes_up_the_block_that_may_have_been_chosen(tmp_path, keys):
+    world = World(tmp_path, keys, Curtain())
+    early, late = ["middle", "north", "east"], "west"  # in order of names, ballot 1 is middle's and ballot 2 north's
+    for name in early:
+        world.nodes[name].offer(trained(start(), name, 1), 10)
+    world.relay.hidden = ("/vote",)
+    for _ in range(3):
+        for name in early:
+            assert not world.nodes[name].turn(1)  # all three vote, and nobody sees it
+    world.nodes[late].offer(trained(start(), late, 1), 10)  # one more update: a fresh block would be another one
+    for _ in range(3):
+        for name in [*early, late]:
+            world.nodes[name].turn(2)
+    made = proposals(world)
+    assert made[2] == made[1] and len(made[1]["used"]) == 3
+    assert len(world.nodes["north"].agreed()) == 4
+    world.relay.hidden = ()
+    assert all(world.nodes[name].turn(3) for name in [*early, late])
+
+
+def test_a_node_keeps_its_promise_also_after_it_was_killed(tmp_path, keys):
+    world = World(tmp_path, keys, Curtain())
+    three = ["middle", "north", "east"]
+    for name in three:
+        world.nodes[name].offer(trained(start(), name, 1), 10)
+    world.relay.hidden = ("/proposal",)
+    for _ in range(2):
+        for name in three:
+            world.nodes[name].turn(1)
+    assert 1 in proposals(world)
+    world.nodes["north"].turn(7)  # has heard of a later ballot, and is killed
+    world.nodes["north"] = world.node("north")
+    world.relay.hidden = ()
+    for name in three:
+        world.nodes[name].turn(1)
+    voters = {json.loads(data)["by"] for data in world.relay.topics.get(f"{PROJECT}/1/vote", [])}
+    assert voters == {"middle", "east"}
