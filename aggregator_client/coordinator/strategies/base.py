@@ -130,7 +130,7 @@ class Mean:
                 continue
             if name not in self._sums:
                 self._sums[name] = np.zeros(value.shape, np.float64)
-            self._sums[name] += value.astype(np.float64) * weight
+            self._sums[name] += np.multiply(value, weight, dtype=np.float64)  # one temporary, not two
 
     def result(self) -> Weights:
         """Raises MessageError when nothing was added."""
