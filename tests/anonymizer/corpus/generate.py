@@ -106,8 +106,11 @@ def standing(p: Person) -> list[Check]:
 
 
 def cases() -> Iterator[Case]:
-    """Every category once for several people, and each person's plain object."""
-    from tests.anonymizer.corpus import categories, encodings
+    """Every category once for several people, each person's plain object, and all that the other modules make.
+
+    Pictures with burned-in text are not among them, since reading takes its time: ``pictures.cases``.
+    """
+    from tests.anonymizer.corpus import categories, encodings, hiding, phrases, scripts, streams
 
     number = 0
     for person in PEOPLE:
@@ -121,7 +124,8 @@ def cases() -> Iterator[Case]:
             ds = base(person, number)
             checks = category(ds, person)
             yield Case(f"{category.__name__}-{turn}", encoded(ds), [*standing(person), *checks])
-    yield from encodings.cases(number)
+    for index, module in enumerate((encodings, phrases, scripts, hiding, streams)):
+        yield from module.cases(1000 * index + number)
 
 
 def text_of(person: Person, piece: int = 0) -> str:
