@@ -5,12 +5,11 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING
 
+from anonymizer.errors import PixelError
 from anonymizer.model import PixelStep
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
-
-LOOKS = 3
 
 
 def clean_picture(data: bytes) -> tuple[bytes | None, str]:
@@ -33,18 +32,18 @@ def clean_picture(data: bytes) -> tuple[bytes | None, str]:
 
 
 def _read_again(ds: Dataset) -> tuple[bytes | None, str]:
-    """The covered object as bytes, once the text detector finds nothing more in what was written."""
+    """The covered object as bytes, when nothing can be read in what was written; else the reason to withhold it."""
     import pydicom
 
-    from anonymizer.pixels import clean_pixels
+    from anonymizer.pixels import still_readable
 
-    for _ in range(LOOKS):
-        out = io.BytesIO()
-        ds.save_as(out, enforce_file_format=False)
-        ds = pydicom.dcmread(io.BytesIO(out.getvalue()), force=True)
-        if clean_pixels(ds, force=True).status == "clean":
-            return out.getvalue(), ""
-    return None, "text is still found in its picture after covering it"
+    out = io.BytesIO()
+    ds.save_as(out, enforce_file_format=False)
+    try:
+        readable = still_readable(pydicom.dcmread(io.BytesIO(out.getvalue()), force=True))
+    except PixelError:
+        readable = True
+    return (None, "text is still found in its picture after covering it") if readable else (out.getvalue(), "")
 
 
 def default_pixel_step() -> PixelStep:

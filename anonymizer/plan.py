@@ -98,7 +98,7 @@ PERSONS = frozenset(
         0x00102297,
     ]
 )
-BIRTH_DATE = 0x00100030
+BIRTH_DATE, CODE_MEANING = 0x00100030, 0x00080104
 ICON, OVERLAY_GROUPS, CURVE_GROUPS = 0x00880200, 0x6000, 0x5000
 
 
@@ -113,6 +113,8 @@ class Step(NamedTuple):
 
 def source_kind(tag: int, vr: bytes, rule: Rule | None, described: bool) -> str:
     """What kind of search token an attribute's value gives ("" for none)."""
+    if rule is not None and rule.action == "K":
+        return ""
     if vr == b"PN" or tag in PERSONS:
         return "name"
     if tag == BIRTH_DATE:
@@ -126,6 +128,7 @@ def source_kind(tag: int, vr: bytes, rule: Rule | None, described: bool) -> str:
     return ""
 
 
+_STATED = frozenset((b"PN", b"DA", b"DT", b"TM", b"AS", b"DS", b"IS"))
 _FILLED = {name: f"{name}_required" for name in ("text", "term", "person", "date", "datetime", "time", "age")}
 
 
@@ -169,6 +172,9 @@ class Planner:
             return Step("document", "D", rule.why if rule else "documents cannot be proven clean", "")
         if tag == documents.DOCUMENT_LENGTH:
             return Step("remove", "X", "the document is replaced", "")
+        dummied = parent == content.DUMMIED and rule is None and tag not in TERMS and tag != CODE_MEANING
+        if dummied and (effective in TEXT or effective in _STATED):
+            return Step("dummy", "D", "stands in a sequence that Table E.1-1 replaces", source or "id")
         if parent > 0xFFFFFFFF and (tag in content.VALUES or tag == content.NUMERIC_VALUE):
             return self._content(tag, parent)
         if tag in (PATIENT_NAME, PATIENT_ID):
@@ -186,7 +192,7 @@ class Planner:
         why = "PS3.15 E.3.4: the content item's concept identifies"
         if parent == content.AGE:
             return Step("age_number" if tag == content.NUMERIC_VALUE else "text_required", "C", why, "")
-        return Step("keep" if tag == content.NUMERIC_VALUE else "dummy", "D", why, content.SOURCES[parent])
+        return Step("keep" if tag == content.NUMERIC_VALUE else "dummy", "D", why, content.SOURCES.get(parent, ""))
 
     def _handler(self, tag: int, vr: bytes, effective: bytes, action: str) -> str:
         if action == "X":
@@ -205,6 +211,8 @@ class Planner:
             return "temporal_full"
         if action == "K" and effective == b"UI":
             return "keep"
+        if action == "K" and (effective in TEXT or effective in (b"AE", b"UR", b"PN", b"CS")):
+            return "retained"
         if action in ("C", "K"):
             return self._by_vr(tag, vr, effective)
         return "remove"

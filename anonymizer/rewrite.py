@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Any
 
 from anonymizer.charset import Charset, charset
-from anonymizer.content import AGE, place_of
+from anonymizer.content import AGE, DUMMIED, DUMMY_SEQUENCES, place_of
 from anonymizer.documents import DOCUMENT
 from anonymizer.errors import TooLarge
 from anonymizer.identity import Source, identity
@@ -197,7 +197,8 @@ class Rewriter:
             if name == "empty":
                 return self._sequence_parts(tag, vr, [], items, explicit)
             if name == "sequence" or (name == "dummy" and isinstance(items, Items)):
-                return self._sequence(el, chars, explicit, parent)
+                dummied = parent >= DUMMIED or (step[1] == "D" and tag in DUMMY_SEQUENCES)
+                return self._sequence(el, chars, explicit, DUMMIED if dummied else parent)
             return None
         if name == "sequence":
             return KEEP if start == stop else None
@@ -215,7 +216,7 @@ class Rewriter:
         made: list[tuple[list[Part], bool]] = []
         for item in items.items:
             inner = self._item_charset(item.elements, chars)
-            place = AGE if parent == AGE else place_of(tag, item.elements, self.data)
+            place = parent if parent in (AGE, DUMMIED) else place_of(tag, item.elements, self.data)
             made.append((self._dataset(item.elements, inner, place, items.explicit, []), item.undefined))
         return self._sequence_parts(tag, vr, made, items, explicit)
 

@@ -218,6 +218,13 @@ class Values:
             return KEEP  # a known maker's name says nothing of a patient who bears the same
         return KEEP if cleaned == stripped else padded(charset.encode(cleaned, how), vr)
 
+    def retained(self, tag: int, vr: bytes, raw: bytes, charset: Charset) -> Treated:
+        """A value that an option or the site keeps: nothing is taken out but this patient's own names and numbers."""
+        decoded, how = charset.decode(raw)
+        stripped = decoded.strip(" \0")
+        cleaned = clean_tokens(stripped, self.identity)
+        return KEEP if cleaned == stripped else padded(charset.encode(cleaned, how), vr)
+
     def person(self, tag: int, vr: bytes, raw: bytes, charset: Charset) -> Treated:
         return KEEP if not raw.strip(b" \0") else b""
 

@@ -41,6 +41,12 @@ def can_identify(region: TextRegion) -> bool:
     return region.elongation >= LINE and LINE_PIXELS[0] <= thickness <= LINE_PIXELS[1]
 
 
+def is_readable(region: TextRegion) -> bool:
+    """Whether words were read that are not known to be harmless: a cover's edge or a wire is none."""
+    characters = sum(character.isalnum() for character in region.text)
+    return characters >= 3 and region.confidence >= 0.6 and not is_benign(region.text, region.confidence)
+
+
 def is_benign(text: str, confidence: float) -> bool:
     """True when every word of ``text`` is a known technical mark or a short number, read with confidence.
 

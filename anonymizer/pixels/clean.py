@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from anonymizer.errors import PixelError
-from anonymizer.pixels.benign import can_identify
+from anonymizer.pixels.benign import can_identify, is_readable
 from anonymizer.pixels.frames import calmed, carries, evened, picture, projections
-from anonymizer.pixels.ocr import TextRegion, find_text
+from anonymizer.pixels.ocr import TextRegion, find_text, read_region
 from anonymizer.pixels.redact import frame_count, frames, redact
 
 # Modalities whose pictures regularly carry burned-in text; slices computed by CT, MR and PET scanners do not.
@@ -121,8 +121,38 @@ def _search(ds: Dataset) -> tuple[list[tuple[TextRegion, list[int]]], int]:
     for view in views:
         identifying, harmless = _search_view(_shown(ds, view))
         spared += harmless
-        found.extend((region, [0] if count == 1 else _carriers(ds, region, view)) for region in identifying)
+        earlier = [region for region, _ in found]
+        for region in identifying:
+            where = [0] if count == 1 else _carriers(ds, region, view)
+            if any(_over(region, one) for one in earlier):
+                where = _readers(ds, region, where)
+            if where:
+                found.append((region, where))
     return found, spared
+
+
+def still_readable(ds: Dataset) -> bool:
+    """Whether words that may identify can still be read in the pixels, after they were covered."""
+    views = [next(frames(ds))] if frame_count(ds) == 1 else projections(frames(ds))
+    shown = (calmed(_shown(ds, view)) for view in views)
+    return any(is_readable(region) for picture in shown for region in find_text(picture))
+
+
+def _over(region: TextRegion, other: TextRegion) -> bool:
+    """Whether most of a region lies in another's rectangle."""
+    rows = min(region.rows.stop, other.rows.stop) - max(region.rows.start, other.rows.start)
+    columns = min(region.columns.stop, other.columns.stop) - max(region.columns.start, other.columns.start)
+    return rows > 0 and columns > 0 and rows * columns > 0.5 * region.mask.size
+
+
+def _readers(ds: Dataset, region: TextRegion, where: list[int]) -> list[int]:
+    """The frames among ``where`` in which the region itself can be read.
+
+    Bright text on one frame leaves a trace of itself in the minimum over all: the trace is on no frame.
+    """
+    wanted = set(where)
+    own = ((i, _shown(ds, frame)) for i, frame in enumerate(frames(ds)) if i in wanted)
+    return [i for i, shown in own if is_readable(read_region(shown, region))]
 
 
 def _search_view(shown: NDArray[np.uint8]) -> tuple[list[TextRegion], int]:

@@ -82,7 +82,7 @@ def find_text(picture: Gray, scale: int = 2, read: bool = True) -> list[TextRegi
         region = _region(labels, probability, boxes[index], index + 1, factor, gray.shape[:2])
         if region is not None:
             regions.append(region)
-    return [_read(gray, region) for region in regions] if read else regions
+    return [read_region(gray, region) for region in regions] if read else regions
 
 
 def _probability(gray: NDArray[np.uint8], scale: int) -> tuple[NDArray[np.float32], tuple[float, float]]:
@@ -142,8 +142,9 @@ def _slanted_mask(
     return np.asarray(distance <= grow / min(factor) + 1.0)
 
 
-def _read(gray: NDArray[np.uint8], region: TextRegion) -> TextRegion:
+def read_region(picture: Gray, region: TextRegion) -> TextRegion:
     """The region with its text; upright runs are tried turned both ways."""
+    gray = picture if picture.ndim == 3 else np.repeat(picture[..., None], 3, axis=2)
     crop = gray[region.rows, region.columns]
     turns = (0,) if crop.shape[1] * 1.2 >= crop.shape[0] else (1, 3)
     best = max((_recognise(np.rot90(crop, turn)) for turn in turns), key=lambda pair: pair[1])
