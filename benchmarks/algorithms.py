@@ -26,11 +26,15 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from aggregator_client.compression import TransferSettings
+from aggregator_client.coordinator.distilling import train_student
+from aggregator_client.coordinator.ensembles import combine
 from aggregator_client.coordinator.strategies import choose
 from benchmarks import simulation as sim
 from benchmarks import sites as data
 from trainer import weights
-from trainer.spec import LocalSpec
+from trainer.local.data import pool
+from trainer.spec import LocalSpec, NetworkSpec
 
 BRACKETS = {"fedavg": 95, "fedprox": 95.5, "scaffold": 97, "fedbn": 102, "cyclic": 96, "single": 94, "ensemble": 102,
             "split": 101, "local": 86}  # fmt: skip
@@ -109,6 +113,7 @@ class Federated:
     local: Mapping[str, Any] = field(default_factory=dict)
     visits: bool = False
     personal: Mapping[str, Any] | None = None
+    transfer: Mapping[str, Any] | None = None
 
     def __call__(self, settings: sim.Settings, sites: list[sim.Site], seed: int) -> Result:
         settings = settings.but(**self.local) if self.local else settings
@@ -118,7 +123,9 @@ class Federated:
             if self.name == "single_transfer":
                 args = {"visits": settings.rounds, **args}
         every = len(sites) if self.visits else 1
-        done = sim.federate(settings, sites, choose(self.name, args), seed, rounds=rounds, trace_every=every)
+        transfer = TransferSettings.model_validate(self.transfer) if self.transfer else None
+        strategy = choose(self.name, args)
+        done = sim.federate(settings, sites, strategy, seed, rounds=rounds, trace_every=every, transfer=transfer)
         models = done.models
         if self.personal is not None and isinstance(models, dict):
             tuned = replace(settings, local=settings.local.model_copy(update=dict(self.personal)))
@@ -162,11 +169,28 @@ class Ensemble:
     def said(
         self, settings: sim.Settings, models: list[sim.Weights], own: Sequence[float], parts: list[Any]
     ) -> list[np.ndarray]:
-        from aggregator_client.coordinator.ensembles import combine
-
         scores = list(own) if self.how == "weighted" else None
         how = "vote" if self.how == "vote" else "mean"
         return [combine([sim.probabilities(settings, m, part) for m in models], how, scores) for part in parts]
+
+
+def distilled(settings: sim.Settings, sites: list[sim.Site], seed: int) -> Result:
+    """A student of the ensemble: it sees the validation images as reference studies, without their labels."""
+    models = [sim.alone(settings, site.train, seed) for site in sites]
+    reference = pool([site.validation for site in sites])
+    said = combine([sim.probabilities(settings, model, reference) for model in models])
+    network = NetworkSpec(name=settings.network, args=settings.args)
+    images = np.asarray(reference.images, np.float32)
+    student = train_student(network, images, said, settings.local, 4 * settings.rounds * settings.local.epochs, seed)
+    return judged(settings, sites, student, sent=[said.nbytes] * len(sites))
+
+
+def split(settings: sim.Settings, sites: list[sim.Site], seed: int) -> Result:
+    """U-shaped split learning over sealed messages; as many passes over the data as the others make."""
+    from benchmarks.splitting import train_split
+
+    models, trace, sent = train_split(settings, sites, seed)
+    return judged(settings, sites, models, trace=trace, sent=sent)
 
 
 ALGORITHMS: dict[str, Fit] = {
@@ -196,6 +220,13 @@ ALGORITHMS: dict[str, Fit] = {
     "single_plateau": Federated("single_transfer", {"patience": 4}, visits=True),
     "personal_tuned": Federated("fedavg", personal={"epochs": 1, "lr": 3e-4}),
     "personal_head": Federated("fedper"),
+    "fedavg_fp16": Federated("fedavg", transfer={"compression": "fp16"}),
+    "fedavg_int8": Federated("fedavg", transfer={"compression": "int8"}),
+    "fedavg_int4": Federated("fedavg", transfer={"compression": "int4"}),
+    "fedavg_topk": Federated("fedavg", transfer={"compression": "topk", "share": 0.1}),
+    "fedavg_lowrank": Federated("fedavg", transfer={"compression": "lowrank", "rank": 4}),
+    "distilled": distilled,
+    "split": split,
     "ensemble": Ensemble(),
     "ensemble_vote": Ensemble("vote"),
     "ensemble_weighted": Ensemble("weighted"),

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from aggregator_client.compression import TransferSettings, compress, decompress
 from aggregator_client.coordinator.strategies import Strategy, Update
 from aggregator_client.coordinator.strategies.fedbn import KeepsLayers
 from aggregator_client.schedule import round_lr
@@ -86,6 +87,7 @@ def federate(
     *,
     rounds: int = 0,
     tamper: Tamper | None = None,
+    transfer: TransferSettings | None = None,
     trace_every: int = 1,
 ) -> Outcome:
     """Run `strategy` for `rounds` (settings.rounds unless given) as the coordinator's server does."""
@@ -93,6 +95,7 @@ def federate(
     names = [f"site-{i:03d}" for i in range(len(sites))]
     current, outcome = settings.start(seed), Outcome({}, sent=[0] * len(sites))
     homes: list[Weights] = [{} for _ in sites]  # what each site keeps
+    left: list[Weights] = [{} for _ in sites]  # what compression left out
     scores: dict[int, dict[str, float]] = {}
     for number in range(1, rounds + 1):
         chosen = strategy.participants(number, names, scores)
@@ -106,8 +109,13 @@ def federate(
             update, homes[i] = _visit(
                 settings, strategy, given, sites[i], spec, seed * 1000 + number * 10 + i, homes[i]
             )
+            if transfer is None:
+                outcome.sent[i] += len(weights.to_bytes(update.weights)) + len(weights.to_bytes(update.extra))
+            else:
+                data, left[i] = compress(update.weights, current, transfer, seed * 1000 + number * 10 + i, left[i])
+                outcome.sent[i] += len(data)
+                update = replace(update, weights=decompress(data, current, transfer))
             updates.append(replace(update, site=name))
-            outcome.sent[i] += len(weights.to_bytes(update.weights)) + len(weights.to_bytes(update.extra))
         if tamper is not None:
             sent = tamper(number, current, [update.weights for update in updates])
             updates = [replace(update, weights=said) for update, said in zip(updates, sent, strict=True)]
