@@ -24,7 +24,7 @@ def shift_da(value: str, days: int) -> str | None:
     """A DA value or range (also the old YYYY.MM.DD form) moved; None when it is no date."""
     if not value:
         return value
-    if len(value) > 10 and value.count("-") == 1:
+    if value.count("-") == 1 and (len(value) > 10 or value[0] == "-" or value[-1] == "-"):
         ends = [shift_da(part.strip(), days) for part in value.split("-")]
         return None if None in ends else "-".join(end or "" for end in ends)
     match = _DA.match(value)
@@ -188,7 +188,7 @@ def _rewritten(match: re.Match[str], form: str, days: int | None) -> str:
         form, form
     )
     text = f"{moved.year % 100:02d}" if short else f"{moved.year:04d}"
-    gap, clock = part.get("g") or " ", part.get("t") or " "
+    gap, clock = " " if part.get("g") is None else part["g"], part.get("t") or " "
     return form.format(
         y=text, m=moved.month, d=moved.day, s=sep, g=gap, t=clock, b=_month_like(part.get("b"), moved.month)
     )

@@ -32,7 +32,7 @@ def residual(header: bytes, streams: Iterable[bytes | memoryview], identity: Ide
     lowered = header.lower()
     for uid in uids:
         raw = uid.encode("latin-1")
-        if len(raw) >= 10 and _stands(lowered, raw.lower()):
+        if len(raw) >= 10 and _stands_uid(lowered, raw.lower()):
             return "an original UID"
     words, spelled = _forms(identity)
     if any(raw in lowered and _stands(lowered, raw) for raw in words) or any(raw in header for raw in spelled):
@@ -69,6 +69,18 @@ def _stands(data: bytes, raw: bytes) -> bool:
     while pos >= 0:
         before, after = data[pos - 1 : pos] if pos else b"", data[pos + len(raw) : pos + len(raw) + 1]
         if not (_joined(before, raw[:1]) or _joined(raw[-1:], after)):
+            return True
+        pos = data.find(raw, pos + 1)
+    return False
+
+
+def _stands_uid(data: bytes, raw: bytes) -> bool:
+    """Whether a UID stands somewhere whole, not as the beginning or the end of a longer one."""
+    pos = data.find(raw)
+    while pos >= 0:
+        before, after = data[max(0, pos - 2) : pos], data[pos + len(raw) : pos + len(raw) + 2]
+        longer = after[:1].isdigit() or (after[:1] == b"." and after[1:].isdigit())
+        if not (longer or before[-1:].isdigit() or (before[-1:] == b"." and before[:1].isdigit())):
             return True
         pos = data.find(raw, pos + 1)
     return False

@@ -73,7 +73,7 @@ def test_the_scorer_fails_the_identity_transform(corpus: list[Case]) -> None:
     result = score(corpus, lambda data: data)
     assert result.privacy < 15
     judged = [case for case in corpus if any(check.side == "privacy" for check in case.checks)]
-    assert len(result.leaking) == len(judged) > 500
+    assert len(result.leaking) == len(judged) > 400
     shown = score(pictures.cases(9000), lambda data: data)
     assert shown.privacy == 0 and len(shown.leaking) == len(list(pictures.guises()))
 
