@@ -130,20 +130,45 @@ def _value(frame: NDArray[np.generic], photometric: str, bright: bool) -> NDArra
     return np.full(frame.shape[2], top, dtype=frame.dtype)
 
 
+Change = Callable[[NDArray[np.generic]], None]  # alters one writable frame
+
+
 def redact(ds: Dataset, regions: Regions) -> None:
     """Cover ``regions`` in ``ds`` in place. Raises PixelError when the result cannot be written or read back."""
-    if is_native(ds):
-        _redact_native(ds, regions)
+    photometric = str(ds.get("PhotometricInterpretation", ""))
+    if UID(ds.file_meta.TransferSyntaxUID) == JPEGBaseline8Bit:
+        _replace(
+            ds, {i: lambda data, found=found: _rewrite_jpeg(data, found, photometric) for i, found in regions.items()}
+        )
         return
-    syntax = UID(ds.file_meta.TransferSyntaxUID)
-    rewrite = _frame_writer(ds, syntax)
-    if rewrite is None:
+    change_frames(ds, {i: lambda frame, found=found: cover(frame, found, photometric) for i, found in regions.items()})
+
+
+def change_frames(ds: Dataset, changes: Mapping[int, Change]) -> None:
+    """Alter the named frames (from 0) of ``ds`` in place without any loss; other frames keep their bytes where possible.
+
+    A syntax that nobody here can encode losslessly becomes Explicit VR Little Endian. Raises PixelError.
+    """
+    if not is_native(ds):
+        syntax = UID(ds.file_meta.TransferSyntaxUID)
+        colour = int(ds.get("SamplesPerPixel") or 1) > 1
+        if syntax in _ENCODER and (not colour or syntax == RLELossless):
+            _replace(ds, {i: lambda _, i=i, c=c: _rewrite_lossless(ds, syntax, i, c) for i, c in changes.items()})
+            return
         _decompress(ds)
-        _redact_native(ds, regions)
-        return
+    buffer = bytearray(ds.PixelData)
+    block = _native_array(ds, buffer)
+    planar = block.ndim == 4 and int(ds.get("PlanarConfiguration") or 0) == 1
+    for index, change in changes.items():
+        change(np.moveaxis(block[index], 0, -1) if planar else block[index])
+    ds.PixelData = bytes(buffer)
+
+
+def _replace(ds: Dataset, made: Mapping[int, Callable[[bytes], bytes]]) -> None:
+    """Put new code streams in the place of some frames'."""
     encoded = list(generate_frames(ds.PixelData, number_of_frames=frame_count(ds)))
-    for index, found in regions.items():
-        encoded[index] = rewrite(encoded[index], index, found)
+    for index, make in made.items():
+        encoded[index] = make(encoded[index])
     extended = "ExtendedOffsetTable" in ds
     for keyword in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths"):
         if keyword in ds:
@@ -152,36 +177,12 @@ def redact(ds: Dataset, regions: Regions) -> None:
     ds["PixelData"].is_undefined_length = True
 
 
-def _redact_native(ds: Dataset, regions: Regions) -> None:
-    buffer = bytearray(ds.PixelData)
-    block = _native_array(ds, buffer)
-    planar = block.ndim == 4 and int(ds.get("PlanarConfiguration") or 0) == 1
-    for index, found in regions.items():
-        frame = np.moveaxis(block[index], 0, -1) if planar else block[index]
-        cover(frame, found, str(ds.get("PhotometricInterpretation", "")))
-    ds.PixelData = bytes(buffer)
-
-
 def _decompress(ds: Dataset) -> None:
     try:
         ds.decompress(generate_instance_uid=False)
     except Exception as error:  # decoding plugins raise whatever their C library gives them
         raise PixelError(f"The pixel data cannot be decoded ({type(error).__name__}).") from error
     ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-
-
-FrameWriter = Callable[[bytes, int, list[TextRegion]], bytes]
-
-
-def _frame_writer(ds: Dataset, syntax: UID) -> FrameWriter | None:
-    """What encodes one redacted frame again in ``syntax``; None when the object must become native."""
-    photometric = str(ds.get("PhotometricInterpretation", ""))
-    if syntax == JPEGBaseline8Bit:
-        return lambda data, _, found: _rewrite_jpeg(data, found, photometric)
-    colour = int(ds.get("SamplesPerPixel") or 1) > 1
-    if syntax not in _ENCODER or (colour and syntax != RLELossless):
-        return None
-    return lambda _, index, found: _rewrite_lossless(ds, syntax, index, found)
 
 
 def _rewrite_jpeg(data: bytes, regions: list[TextRegion], photometric: str) -> bytes:
@@ -205,14 +206,14 @@ def _rewrite_jpeg(data: bytes, regions: list[TextRegion], photometric: str) -> b
     return out.getvalue()
 
 
-def _rewrite_lossless(ds: Dataset, syntax: UID, index: int, regions: list[TextRegion]) -> bytes:
+def _rewrite_lossless(ds: Dataset, syntax: UID, index: int, change: Change) -> bytes:
     target, plugin = _ENCODER[syntax]
     try:
         frame, meta = get_decoder(syntax).as_array(ds, index=index, raw=True)
     except Exception as error:  # decoding plugins raise whatever their C library gives them
         raise PixelError(f"Frame {index + 1} cannot be decoded ({type(error).__name__}).") from error
     pixels = np.array(frame)
-    cover(pixels, regions, str(ds.get("PhotometricInterpretation", "")))
+    change(pixels)
     encoded: bytes = get_encoder(target).encode(
         pixels,
         encoding_plugin=plugin,
