@@ -9,18 +9,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from pydantic import ValidationError
 
 from dicom_node.records import PARTITIONS, Catalogue, CohortEntry, CohortRule, InstanceRecord, StudyRecord
-from trainer.errors import CohortError, LabelError, SpecError
+from trainer.errors import CohortError, LabelError, PixelError, SpecError
 from trainer.local.data import Samples, pool
 from trainer.pixels.cache import TensorCache, Wanted
 from trainer.pixels.prepare import Preparation, prepare_frame
 from trainer.pixels.read import read_frames
 from trainer.spec import JobSpec, Source
+from trainer.volumes import read_header
 
 _NOT_IMAGES = (
     "1.2.840.10008.5.1.4.1.1.66",  # registrations, fiducials, segmentations
@@ -29,6 +30,12 @@ _NOT_IMAGES = (
     "1.2.840.10008.5.1.4.1.1.104",  # encapsulated documents
     "1.2.840.10008.5.1.4.1.1.481",  # radiotherapy objects
 )
+
+
+class Forgets(Protocol):
+    """A cache that can drop what it holds of withdrawn patients."""
+
+    def forget(self, keys: set[str]) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -42,15 +49,19 @@ class Loaded:
     facts: dict[str, list[dict[str, Any]]]
     failures: dict[str, int] = field(default_factory=dict)
     set_aside: dict[str, str] = field(default_factory=dict)
+    cases: dict[str, list[dict[str, Any]]] = field(
+        default_factory=dict
+    )  # segmentation: one a volume, in the samples' order
 
 
 def load_cohort(spec: JobSpec, threads: int = 1, progress: Callable[[int, int], None] | None = None) -> Loaded:
     """Read every source of the spec and pool them. Errors: CohortError, LabelError, CacheError."""
     sources = [Source(catalogue=spec.catalogue, dataset=spec.dataset), *spec.pooled]
     if spec.task.name == "segmentation":
-        from trainer.segmentation import load_source
+        from trainer import segmentation, volumetric
 
-        parts = [load_source(spec, source, threads, progress) for source in sources]
+        load = volumetric.load_source if spec.task.dimensions == 3 else segmentation.load_source
+        parts = [load(spec, source, threads, progress) for source in sources]
     else:
         parts = [_load_source(spec, source, threads, progress) for source in sources]
     return parts[0] if len(parts) == 1 else _pooled(parts)
@@ -72,12 +83,15 @@ def _load_source(spec: JobSpec, source: Source, threads: int, progress: Callable
                     wanted.append(Wanted(record.sop_uid, record.sha256, make))
                     owners.append((partition, entry))
     filled = cache.fill(wanted, threads, progress)
-    return _collect(filled.images, filled.rows, owners, index, failures, filled.failures)
+
+    def facts_of(entry: CohortEntry) -> dict[str, Any]:
+        first = next((source.dataset / record.path for record in entry.instances if is_image(record)), None)
+        return study_facts(entry.study, first)
+
+    return _collect(filled.images, filled.rows, owners, index, facts_of, failures, filled.failures)
 
 
-def entries_of(
-    spec: JobSpec, source: Source, cache: TensorCache
-) -> tuple[dict[str, list[CohortEntry]], dict[str, int]]:
+def entries_of(spec: JobSpec, source: Source, cache: Forgets) -> tuple[dict[str, list[CohortEntry]], dict[str, int]]:
     """The cohort by partition and the failures; cached pixels of withdrawn patients are overwritten on the way."""
     if not source.catalogue.exists():
         raise CohortError(f"the catalogue {source.catalogue.name} does not exist; run the node once so that it is made")
@@ -144,6 +158,7 @@ def _collect(
     rows: np.ndarray,
     owners: list[tuple[str, CohortEntry]],
     index: Mapping[str, int],
+    facts_of: Callable[[CohortEntry], dict[str, Any]],
     failures: dict[str, int],
     set_aside: dict[str, str],
 ) -> Loaded:
@@ -158,15 +173,23 @@ def _collect(
         groups = np.array([numbers.setdefault(entry.study.patient, len(numbers)) for entry in entries], np.int64)
         samples[partition] = Samples(images, labels, rows[mine].astype(np.int64), groups)
         studies[partition] = sorted({entry.study.study_uid for entry in entries})
-        facts[partition] = [study_facts(entry.study) for entry in entries]
+        headers = {entry.study.study_uid: facts_of(entry) for entry in entries}
+        facts[partition] = [headers[entry.study.study_uid] for entry in entries]
     if set_aside:
         failures = failures | {"pixel data cannot be decoded": len(set_aside)}
     return Loaded(samples, studies, facts, failures, set_aside)
 
 
-def study_facts(study: StudyRecord) -> dict[str, Any]:
-    """The header facts that subgroup metrics go by."""
-    return {"sex": study.sex, "age_years": study.age_years, "manufacturer": study.manufacturer}
+def study_facts(study: StudyRecord, image: Path | None = None) -> dict[str, Any]:
+    """The header facts that subgroup metrics go by; field strength and tube voltage are read from one `image`."""
+    facts = {"sex": study.sex, "age_years": study.age_years, "manufacturer": study.manufacturer}
+    if image is None:
+        return facts
+    try:
+        ds = read_header(image, ["MagneticFieldStrength", "KVP"])
+    except PixelError:
+        return facts
+    return facts | {"field_strength": ds.get("MagneticFieldStrength"), "kvp": ds.get("KVP")}
 
 
 def _pooled(parts: list[Loaded]) -> Loaded:
@@ -177,4 +200,6 @@ def _pooled(parts: list[Loaded]) -> Loaded:
     for part in parts:
         for reason, count in part.failures.items():
             failures[reason] = failures.get(reason, 0) + count
-    return Loaded(samples, studies, facts, failures, {k: v for part in parts for k, v in part.set_aside.items()})
+    set_aside = {k: v for part in parts for k, v in part.set_aside.items()}
+    cases = {name: [case for part in parts for case in part.cases.get(name, [])] for name in PARTITIONS}
+    return Loaded(samples, studies, facts, failures, set_aside, cases)

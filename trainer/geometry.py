@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import permutations
 
 import numpy as np
 
@@ -113,13 +114,14 @@ def _tilt_degrees(planes: list[Plane]) -> float:
     return float(np.degrees(np.arccos(min(cosine, 1.0))))
 
 
-def to_canonical(volume: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def to_canonical(volume: np.ndarray, affine: np.ndarray, whole: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """Turn the last three axes to one convention by moving and flipping them; nothing is resampled.
 
     The slice axis stays first (in-plane resolution is the better one); the two in-plane axes are ordered superior before
-    posterior before left; all run towards superior, posterior or left. Returns the volume with its new affine.
+    posterior before left; all run towards superior, posterior or left. With `whole` all three axes are ordered so, whatever
+    plane the series was acquired in. Returns the volume with its new affine.
     """
-    order, flips = _canonical_moves(affine)
+    order, flips = _canonical_moves(affine, whole)
     lead = volume.ndim - 3
     moved = np.transpose(volume, [*range(lead), *(lead + axis for axis in order)])
     new = affine[:, [*order, 3]].copy()
@@ -131,9 +133,9 @@ def to_canonical(volume: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np
     return np.ascontiguousarray(moved), new
 
 
-def from_canonical(volume: np.ndarray, affine: np.ndarray) -> np.ndarray:
+def from_canonical(volume: np.ndarray, affine: np.ndarray, whole: bool = False) -> np.ndarray:
     """Undo `to_canonical`: `affine` is the affine of the original stack."""
-    order, flips = _canonical_moves(affine)
+    order, flips = _canonical_moves(affine, whole)
     lead = volume.ndim - 3
     for axis, flip in enumerate(flips):
         if flip:
@@ -142,9 +144,13 @@ def from_canonical(volume: np.ndarray, affine: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(np.transpose(volume, [*range(lead), *(lead + axis for axis in back)]))
 
 
-def _canonical_moves(affine: np.ndarray) -> tuple[list[int], list[bool]]:
+def _canonical_moves(affine: np.ndarray, whole: bool) -> tuple[list[int], list[bool]]:
     """For each new axis: which old one it is, and whether it must be flipped (LPS: x left, y posterior, z superior)."""
     directions = affine[:3, :3] / np.maximum(np.linalg.norm(affine[:3, :3], axis=0), 1e-9)
+    if whole:
+        orders = [list(order) for order in permutations(range(3))]
+        order = max(orders, key=lambda axes: sum(abs(directions[2 - i, axis]) for i, axis in enumerate(axes)))
+        return order, [bool(directions[2 - i, axis] < 0) for i, axis in enumerate(order)]
     slices = int(np.abs(directions[:, 0]).argmax())
     rest = [component for component in (2, 1, 0) if component != slices]
     straight = abs(directions[rest[0], 1]) + abs(directions[rest[1], 2])

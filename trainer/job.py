@@ -27,6 +27,7 @@ from trainer.evaluation.subgroups import subgroups, worst
 from trainer.local.algorithms import choose
 from trainer.local.checkpoint import Checkpoints
 from trainer.local.data import Samples
+from trainer.local.patches import Patches
 from trainer.local.training import Trained, reestimate_norm, train
 from trainer.modelcard import ModelCard, write_card
 from trainer.spec import JobSpec, load_spec
@@ -155,12 +156,7 @@ def _evaluate(spec: JobSpec, model: nn.Module, loaded: Loaded, device: torch.dev
     if spec.reestimate_norm:
         reestimate_norm(model, loaded.samples["train"], device=device)
     if spec.task.name == "segmentation":
-        from trainer import segmentation
-
-        return {
-            "metrics": segmentation.evaluate(model, samples, spec.task.classes, device),
-            "evaluated_on": spec.evaluate_on,
-        }
+        return _evaluate_masks(spec, model, loaded, device)
     probabilities = classification.predict(model, samples, device=device)
     figures = classification.metrics(samples.labels, probabilities, spec.task.classes)
     groups = subgroups(
@@ -176,6 +172,29 @@ def _evaluate(spec: JobSpec, model: nn.Module, loaded: Loaded, device: torch.dev
         out["scores"] = "scores.safetensors"
         out["scores_sha256"] = save_scores(spec.out / "scores.safetensors", samples, probabilities)
     return out
+
+
+def _evaluate_masks(spec: JobSpec, model: nn.Module, loaded: Loaded, device: torch.device) -> dict[str, Any]:
+    """Dice and HD95 by volume, over subgroups too."""
+    from trainer import segmentation, volumetric
+    from trainer.evaluation.segmentation import case_scores, summary
+
+    samples, cases = loaded.samples[spec.evaluate_on], loaded.cases[spec.evaluate_on]
+    if isinstance(samples, Patches):
+        pairs = volumetric.cases_of(model, samples, spec.task, device)
+    else:
+        pairs = segmentation.cases_of(model, samples, device)
+    scores = [
+        case_scores(truth, said, spec.task.classes, fact.get("spacing_mm"))
+        for (truth, said), fact in zip(pairs, cases, strict=True)
+    ]
+    groups = subgroups(cases, lambda rows: summary([scores[i] for i in rows], spec.task.classes, draws=0)["dice"])
+    return {
+        "metrics": summary(scores, spec.task.classes),
+        "evaluated_on": spec.evaluate_on,
+        "subgroups": groups,
+        "worst_subgroup": worst(groups),
+    }
 
 
 def save_scores(path: Path, samples: Samples, probabilities: np.ndarray) -> str:

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from trainer import segmentation, volumetric
 from trainer.errors import PixelError, TrainerError
 from trainer.modelcard import LoadedModel
 from trainer.outputs.segmentation import Algorithm, write_segmentation
 from trainer.pixels.prepare import Preparation, prepare_frame
 from trainer.pixels.read import read_frames
-from trainer.segmentation import predict_volume
 from trainer.volumes import read_header, read_volume
 
 _NOT_IMAGES = ("SEG", "SR", "PR", "KO", "DOC", "RTSTRUCT", "RTPLAN", "RTDOSE", "REG", "PLAN", "FID")
@@ -77,7 +77,8 @@ def _segment(
     model: LoadedModel, uid: str, files: list[Path], out: Path, kind: str, device: torch.device | str
 ) -> dict[str, Any]:
     volume = read_volume(files)
-    probabilities = predict_volume(model.network, volume, model.card.task, device)
+    run = volumetric.predict_volume if model.card.task.dimensions == 3 else segmentation.predict_volume
+    probabilities = run(model.network, volume, model.card.task, device)
     used = {plane.sop_uid for plane in volume.stack.planes}
     sources = [ds for ds in map(read_header, files) if str(ds.SOPInstanceUID) in used]
     algorithm = Algorithm(model.card.name, model.card.version, model.card.sha256)

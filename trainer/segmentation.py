@@ -1,14 +1,14 @@
 """The segmentation task: series with DICOM Segmentations → 2D slices with masks; evaluation by volume; prediction.
 
 Each volume is brought to one orientation (trainer.geometry), z-scored as a whole, and cut into the slices it was
-acquired in. Dice is computed over a patient's whole volume.
+acquired in. trainer.volumetric does the same with whole volumes.
 """
 
 from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,16 +20,19 @@ from torch import nn
 from dicom_node.records import PARTITIONS, CohortEntry, InstanceRecord
 from trainer.cohort import Loaded, entries_of, is_image, study_facts
 from trainer.errors import CohortError, LabelError, PixelError
-from trainer.geometry import from_canonical, to_canonical
+from trainer.evaluation.segmentation import dice_metrics
+from trainer.geometry import from_canonical, stack, to_canonical
+from trainer.labels.contours import RTSTRUCT, read_contours
 from trainer.labels.segmentation import LABELMAP, SEGMENTATION, read_segmentation
 from trainer.local.data import Samples, Slices
 from trainer.pixels.cache import TensorCache, Wanted
 from trainer.pixels.grid import Grid
 from trainer.pixels.prepare import Preparation
 from trainer.spec import JobSpec, Source, TaskSpec
-from trainer.volumes import Volume, read_volume
+from trainer.volumes import Volume, planes_of, read_header, read_volume
 
 Progress = Callable[[int, int], None]
+__all__ = ["dice_metrics"]
 
 
 def prepare_volume(volume: Volume, task: TaskSpec, mask: np.ndarray | None = None) -> np.ndarray:
@@ -90,40 +93,84 @@ def load_source(spec: JobSpec, source: Source, threads: int, progress: Progress 
     whole = [
         i if filled.rows[i] >= 0 and owners[i][1].study.study_uid not in spoiled else -1 for i in range(len(wanted))
     ]
-    return _collect(filled.images, filled.rows, [i for i in whole if i >= 0], owners, failures, set_aside | spoiled)
+    kept = [i for i in whole if i >= 0]
+    loaded = _collect(filled.images, filled.rows, kept, owners, failures, set_aside | spoiled)
+    uids, mine = loaded.studies[spec.evaluate_on], {entry.study.study_uid: entry for _, entry in owners}
+    loaded.cases[spec.evaluate_on] = [case_facts(source.dataset, spec.task, mine[uid]) for uid in uids]
+    return loaded
 
 
-def series_with_labels(entry: CohortEntry) -> tuple[list[InstanceRecord], InstanceRecord]:
-    """The image series of a study and its one segmentation. Errors: LabelError when that is not clear."""
-    labels = [record for record in entry.instances if record.sop_class in (SEGMENTATION, LABELMAP)]
+def case_facts(dataset: Path, task: TaskSpec, entry: CohortEntry) -> dict[str, Any]:
+    """What a volume's metrics need and go by: header facts and the prepared grid's spacing in mm (None when unknown)."""
+    images = [record for record in entry.instances if is_image(record)]
+    planes = [plane for record in images for plane in planes_of(read_header(dataset / record.path))]
+    affine = stack(planes).affine
+    native = tuple(float(mm) for mm in np.linalg.norm(affine[:3, :3], axis=0))
+    spacing: tuple[float, ...] | None = None
+    if task.spacing is not None:
+        spacing = (native[0], task.spacing, task.spacing) if task.dimensions == 2 else (task.spacing,) * 3
+    elif task.dimensions == 3:
+        whole = to_canonical(np.zeros((1, 1, 1), np.float32), affine, whole=True)[1]
+        spacing = tuple(float(mm) for mm in np.linalg.norm(whole[:3, :3], axis=0))
+    return study_facts(entry.study, dataset / images[0].path) | {"spacing_mm": spacing}
+
+
+def series_with_labels(entry: CohortEntry) -> tuple[list[InstanceRecord], list[InstanceRecord]]:
+    """The image series of a study and its segmentations and contours. Errors: LabelError when that is not clear."""
+    labels = [record for record in entry.instances if record.sop_class in (SEGMENTATION, LABELMAP, RTSTRUCT)]
     if not labels:
         raise LabelError(f"study {entry.study.study_uid} holds no segmentation; attach one or leave it out")
-    if len({record.sop_class for record in labels}) < len(labels):
-        raise LabelError(f"study {entry.study.study_uid} holds several segmentations; keep the one to learn from")
     series: dict[str, list[InstanceRecord]] = {}
     for record in entry.instances:
         if is_image(record):
             series.setdefault(record.series_uid, []).append(record)
     if len(series) != 1:
         raise LabelError(f"study {entry.study.study_uid} has {len(series)} image series; a segmentation task needs one")
-    return next(iter(series.values())), labels[0]
+    return next(iter(series.values())), labels
 
 
-def _wanted(dataset: Path, task: TaskSpec, images: list[InstanceRecord], label: InstanceRecord) -> list[Wanted]:
+def source_digest(records: list[InstanceRecord]) -> str:
+    """One SHA-256 for everything a prepared study is made from."""
+    return hashlib.sha256("".join(sorted(record.sha256 for record in records)).encode()).hexdigest()
+
+
+def labelled_volume(
+    dataset: Path, task: TaskSpec, images: list[InstanceRecord], labels: list[InstanceRecord]
+) -> tuple[Volume, np.ndarray]:
+    """A study's volume with the class index of each voxel, uint8 [slices, H, W].
+
+    Errors: PixelError, also when labels cannot be laid on the volume or when two label objects disagree.
+    """
+    volume = read_volume([dataset / record.path for record in images])
+    masks = []
+    for record in labels:
+        read = read_contours if record.sop_class == RTSTRUCT else read_segmentation
+        try:
+            masks.append(read(dataset / record.path, volume.stack, volume.frame_of_reference, task.classes))
+        except LabelError as err:
+            raise PixelError(str(err)) from err
+    unlike = max((int((mask != masks[0]).sum()) for mask in masks), default=0)
+    if unlike:
+        raise PixelError(
+            f"the {len(masks)} label objects of study {images[0].study_uid} disagree on {unlike} voxels;"
+            " keep the one to learn from"
+        )
+    return volume, masks[0]
+
+
+def _wanted(dataset: Path, task: TaskSpec, images: list[InstanceRecord], labels: list[InstanceRecord]) -> list[Wanted]:
     """One cache row a slice; the volume is prepared once and handed out slice by slice."""
-    digest = hashlib.sha256("".join(sorted(r.sha256 for r in [*images, label])).encode()).hexdigest()
+    digest = source_digest([*images, *labels])
     frames = sum(record.frames for record in images)
-    volume = _Once(partial(_prepare_study, dataset, task, images, label))
+    volume = _Once(partial(_prepare_study, dataset, task, images, labels))
     study = images[0].study_uid
     return [Wanted(f"{k} {study}", digest, partial(volume.slice, k, frames)) for k in range(frames)]
 
 
-def _prepare_study(dataset: Path, task: TaskSpec, images: list[InstanceRecord], label: InstanceRecord) -> np.ndarray:
-    volume = read_volume([dataset / record.path for record in images])
-    try:
-        mask = read_segmentation(dataset / label.path, volume.stack, volume.frame_of_reference, task.classes)
-    except LabelError as err:
-        raise PixelError(str(err)) from err
+def _prepare_study(
+    dataset: Path, task: TaskSpec, images: list[InstanceRecord], labels: list[InstanceRecord]
+) -> np.ndarray:
+    volume, mask = labelled_volume(dataset, task, images, labels)
     return prepare_volume(volume, task, mask)
 
 
@@ -178,32 +225,13 @@ def predict_slices(model: nn.Module, samples: Samples, device: torch.device | st
     return np.concatenate(parts)
 
 
-def dice_metrics(truth: np.ndarray, said: np.ndarray, groups: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
-    """Dice over whole volumes: truth and said [N, H, W] class indices, groups [N] the volume of each slice.
-
-    A class that neither reader saw in a volume has no Dice there and is left out of the means.
-    """
-    values: dict[str, list[float]] = {name: [] for name in classes[1:]}
-    for group in np.unique(groups):
-        a, b = truth[groups == group], said[groups == group]
-        for index, name in enumerate(classes[1:], 1):
-            total = int((a == index).sum() + (b == index).sum())
-            if total:
-                values[name].append(2.0 * int(((a == index) & (b == index)).sum()) / total)
-    known = [v for mine in values.values() for v in mine]
-    return {
-        "dice": round(float(np.mean(known)), 6) if known else None,
-        "cases": len(np.unique(groups)),
-        "per_class": {
-            name: {"cases": len(mine), "dice": round(float(np.mean(mine)), 6) if mine else None}
-            for name, mine in values.items()
-        },
-    }
-
-
-def evaluate(model: nn.Module, samples: Samples, classes: Sequence[str], device: torch.device | str) -> dict[str, Any]:
-    """Dice by volume of a model on slices."""
-    said = predict_slices(model, samples, device)
-    truth = np.concatenate([masks.numpy() for _, masks in samples.batches(64)])
+def cases_of(
+    model: nn.Module, samples: Samples, device: torch.device | str = "cpu"
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(truth, said) class indices [slices, size, size] of each volume, one volume in memory at a time."""
     groups = samples.groups if samples.groups is not None else np.zeros(len(samples), np.int64)
-    return dice_metrics(truth, said, groups, classes)
+    for group in np.unique(groups):
+        rows = np.flatnonzero(groups == group)
+        mine = Slices(samples.images, samples.labels, rows if samples.rows is None else samples.rows[rows])
+        truth = np.concatenate([masks.numpy().astype(np.uint8) for _, masks in mine.batches(64)])
+        yield truth, predict_slices(model, mine, device)

@@ -10,7 +10,7 @@ import math
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from trainer.errors import SpecError
 
@@ -32,6 +32,9 @@ class TaskSpec(_Strict):
     classification: `classes` in index order, read from the study label `label`; images are padded to a square and resized
     to size × size. segmentation: classes[0] is the background, the others are found in DICOM Segmentations by segment label
     or code; slices are brought to `spacing` mm and cropped or padded to size × size, or resized when spacing is not given.
+    With dimensions 3 whole volumes are brought to `spacing` mm (or kept) and learned from in `patches` patches of `patch`
+    voxels (towards superior, posterior, left) a volume and epoch; inference slides that window over the volume.
+    With slices > 1 a classification sample is a whole series: that many planes, evenly spread over it, as channels (2.5D).
     """
 
     name: Literal["classification", "segmentation"] = "classification"
@@ -39,6 +42,20 @@ class TaskSpec(_Strict):
     label: str = ""
     size: int = Field(default=64, ge=8, le=1024)
     spacing: float | None = Field(default=None, gt=0, le=100)
+    dimensions: Literal[2, 3] = 2
+    patch: tuple[int, int, int] = (32, 32, 32)
+    patches: int = Field(default=4, ge=1, le=1024)
+    slices: int = Field(default=1, ge=1, le=64)
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> TaskSpec:
+        if self.dimensions == 3 and self.name != "segmentation":
+            raise ValueError("dimensions 3 is for segmentation; use slices for a classification of series")
+        if self.slices > 1 and self.name != "classification":
+            raise ValueError("slices is for classification; use dimensions 3 for a segmentation of volumes")
+        if min(self.patch) < 4 or max(self.patch) > 512:
+            raise ValueError("patch needs between 4 and 512 voxels along each axis")
+        return self
 
     @field_validator("classes")
     @classmethod

@@ -45,13 +45,16 @@ def read_volume(paths: Sequence[Path]) -> Volume:
     return Volume(values, ordered, next(iter(references), ""))
 
 
-def read_header(path: Path) -> Any:
-    """The data set without pixels. Errors: PixelError when the file is not DICOM or not readable."""
+def read_header(path: Path, only: list[str] | None = None) -> Any:
+    """The data set without pixels, or `only` these keywords of it.
+
+    Errors: PixelError when the file is not DICOM or not readable.
+    """
     import pydicom
     from pydicom.errors import InvalidDicomError
 
     try:
-        return pydicom.dcmread(path, stop_before_pixels=True)
+        return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=only)
     except (InvalidDicomError, OSError, ValueError, EOFError, RecursionError) as err:
         raise PixelError(f"{path.name} is not a readable DICOM file; give DICOM Part 10 files") from err
 

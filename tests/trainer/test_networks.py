@@ -23,7 +23,28 @@ def test_vit_gives_one_logit_a_class() -> None:
     assert networks.build("monai_vit", {"classes": 3, "size": 32}).eval()(torch.zeros(2, 1, 32, 32)).shape == (2, 3)
 
 
-@pytest.mark.parametrize("name", ["monai_unet", "monai_segresnet"])
+@pytest.mark.parametrize(
+    ("name", "norms"),
+    [
+        ("monai_unet", ("batch", "group")),
+        ("monai_dynunet", ("batch", "group")),
+        ("monai_segresnet", ("batch", "group")),
+        ("monai_densenet", ("batch", "group")),
+        ("monai_vit", ("",)),
+    ],
+)
+def test_volume_networks_take_either_norm(name: str, norms: tuple[str, ...]) -> None:
+    for norm in norms:
+        args = {"classes": 3, "dimensions": 3} | ({"norm": norm} if norm else {"size": 32, "patch": 16})
+        model = networks.build(name, args).eval()
+        shape = (1, 3) if name in ("monai_densenet", "monai_vit") else (1, 3, 32, 32, 32)
+        assert model(torch.zeros(1, 1, 32, 32, 32)).shape == shape
+        kinds = {type(m).__name__ for m in model.modules()}
+        assert ("BatchNorm3d" in kinds) == (norm == "batch")
+        assert ("GroupNorm" in kinds) == (norm == "group") and "BatchNorm2d" not in kinds
+
+
+@pytest.mark.parametrize("name", ["monai_unet", "monai_segresnet", "monai_dynunet"])
 def test_segmenters_keep_height_and_width(name: str) -> None:
     assert networks.build(name, {"classes": 3}).eval()(torch.zeros(2, 1, 32, 48)).shape == (2, 3, 32, 48)
 

@@ -182,7 +182,10 @@ def test_dice_by_hand() -> None:
     truth[0, :2], said[0, 1:3] = 1, 1
     truth[2, 0] = 2
     got = dice_metrics(truth, said, np.array([0, 0, 1]), ["b", "x", "y"])
-    assert got["per_class"] == {"x": {"cases": 1, "dice": 0.5}, "y": {"cases": 1, "dice": 0.0}}
+    assert {name: (one["cases"], one["dice"], one["missed"]) for name, one in got["per_class"].items()} == {
+        "x": (1, 0.5, 0),
+        "y": (1, 0.0, 1),
+    }
     assert got["dice"] == 0.25 and got["cases"] == 2
 
 

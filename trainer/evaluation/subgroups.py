@@ -19,12 +19,29 @@ def age_band(years: int | None) -> str:
     return f"{low}+" if high == 200 else f"{low}-{high - 1}"
 
 
+def field_band(tesla: float | None) -> str:
+    """The nominal field of an MR scanner (1.494 T is a 1.5 T scanner); values in gauss are understood."""
+    if tesla is None:
+        return "unknown"
+    value = float(tesla) / 10000 if float(tesla) > 100 else float(tesla)
+    nominal = min((0.5, 1.0, 1.5, 3.0, 7.0), key=lambda one: abs(one - value))
+    return f"{nominal:g} T" if abs(nominal - value) <= 0.25 else f"{value:.1f} T"
+
+
+def kvp_band(kvp: float | None) -> str:
+    """Tube voltage by bands of 20 kV."""
+    if kvp is None:
+        return "unknown"
+    low = int(float(kvp) // 20) * 20
+    return f"{low}-{low + 19} kV"
+
+
 def subgroups(
     facts: Sequence[Mapping[str, Any]],
     measure: Callable[[np.ndarray], float | None],
     smallest: int = SMALLEST_CELL,
 ) -> dict[str, dict[str, dict[str, float | int | None]]]:
-    """{attribute: {value: {"cases", "metric"}}} for sex, age band and manufacturer.
+    """{attribute: {value: {"cases", "metric"}}} for sex, age band, manufacturer, and field strength or tube voltage.
 
     facts: one mapping a sample. measure: row numbers → the metric. A cell below `smallest` becomes {"cases": None,
     "metric": None}; when only one cell of an attribute is that small, the next smallest is suppressed with it, so that the
@@ -35,6 +52,9 @@ def subgroups(
         "age": [age_band(f.get("age_years")) for f in facts],
         "manufacturer": [str(f.get("manufacturer") or "unknown") for f in facts],
     }
+    for name, text in (("field_strength", field_band), ("kvp", kvp_band)):
+        if any(f.get(name) is not None for f in facts):  # an MR has no tube voltage and an X-ray no field strength
+            columns[name] = [text(f.get(name)) for f in facts]
     return {name: _cells(np.array(values, dtype=object), measure, smallest) for name, values in columns.items()}
 
 

@@ -29,19 +29,32 @@ def augment(images: torch.Tensor, strength: str, generator: torch.Generator) -> 
 def augment_pair(
     images: torch.Tensor, masks: torch.Tensor, strength: str, generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same for images [N, C, H, W] with masks [N, H, W]: geometry moves both, intensity only the images."""
+    """The same for images [N, C, (D,) H, W] with masks [N, (D,) H, W]: geometry moves both, intensity only the images.
+
+    All slices of a volume move alike, within their plane.
+    """
     if strength == "none":
         return images, masks
+    if images.ndim == 5:  # slices as channels: one transform for all
+        depth = masks.shape[1]
+        flat, planes = _augment_planes(images.flatten(1, 2), masks, strength, generator)
+        return flat.unflatten(1, (-1, depth)), planes
+    moved, planes = _augment_planes(images, masks[:, None], strength, generator)
+    return moved, planes[:, 0]
+
+
+def _augment_planes(
+    images: torch.Tensor, masks: torch.Tensor, strength: str, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """images [N, C, H, W] and masks [N, M, H, W] under one similarity transform a sample."""
     grid = _grid(images, generator, degrees=15.0, scale=0.15, shift=0.08)
     images = functional.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
-    moved = functional.grid_sample(
-        masks[:, None].float(), grid, mode="nearest", padding_mode="zeros", align_corners=False
-    )
+    moved = functional.grid_sample(masks.float(), grid, mode="nearest", padding_mode="zeros", align_corners=False)
     if strength == "style":
         images = restyle(images, generator, keep_moments=True)
     n = images.shape[0]
     gain = 1 + 0.1 * _normal(n, generator).to(images.device)
-    return images * gain + 0.1 * _normal(n, generator).to(images.device), moved[:, 0].long()
+    return images * gain + 0.1 * _normal(n, generator).to(images.device), moved.long()
 
 
 def warp(

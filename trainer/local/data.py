@@ -37,10 +37,18 @@ class Samples:
         images = torch.from_numpy(np.asarray(self.images[at])).float()  # torch widens float16 far quicker than numpy
         return images, torch.from_numpy(self.labels[rows].astype(np.int64))
 
+    def draw(self, rows: np.ndarray, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        """What training sees of these samples; samples of patches choose them with the generator's randomness."""
+        return self.batch(rows)
+
     def batches(self, size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """All rows in order, `size` at a time (the last may be shorter)."""
         for start in range(0, len(self), size):
             yield self.batch(np.arange(start, min(start + size, len(self))))
+
+    def joined(self, parts: list[Samples]) -> Samples | None:
+        """These parts as one, where a kind of samples knows a way that copies nothing."""
+        return None
 
     def class_counts(self, classes: int) -> np.ndarray:
         """How many samples (or pixels) each class has: int64 [classes]."""
@@ -51,6 +59,8 @@ def pool(parts: list[Samples]) -> Samples:
     """Concatenate sites' samples (for a centralised comparison)."""
     if len(parts) == 1:
         return parts[0]
+    if joined_by_part := parts[0].joined(parts):
+        return joined_by_part
     images = [p.images if p.rows is None else p.images[p.rows] for p in parts]
     groups: np.ndarray | None = None
     if all(p.groups is not None for p in parts):

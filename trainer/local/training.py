@@ -150,7 +150,7 @@ def _batch(
     samples: Samples, rows: np.ndarray, strength: str, generator: torch.Generator, device: torch.device | str
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """One augmented batch on the device."""
-    images, labels = (part.to(device, non_blocking=True) for part in samples.batch(rows))
+    images, labels = (part.to(device, non_blocking=True) for part in samples.draw(rows, generator))
     if samples.masks:
         return augment_pair(images, labels, strength, generator)
     return augment(images, strength, generator), labels
@@ -220,14 +220,15 @@ def total_steps(count: int, local: LocalSpec) -> int:
 
 
 def loss_of(logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None, smoothing: float) -> torch.Tensor:
-    """Cross-entropy for class indices [N]; for masks [N, H, W] the mean of it and soft Dice (Milletari et al. 2016)."""
+    """Cross-entropy for class indices [N]; for masks [N, (D,) H, W] the sum of it and 1 - soft Dice."""
     entropy = functional.cross_entropy(logits, labels, weight=weights, label_smoothing=smoothing)
     if labels.ndim == 1:
         return entropy
     truth = functional.one_hot(labels, logits.shape[1]).movedim(-1, 1).float()[:, 1:]
     said = torch.softmax(logits, 1)[:, 1:]
-    overlap = (said * truth).sum(dim=(0, 2, 3))
-    dice = (2 * overlap + 1.0) / (said.sum(dim=(0, 2, 3)) + truth.sum(dim=(0, 2, 3)) + 1.0)
+    space = (0, *range(2, said.ndim))
+    overlap = (said * truth).sum(dim=space)
+    dice = (2 * overlap + 1.0) / (said.sum(dim=space) + truth.sum(dim=space) + 1.0)
     return entropy + 1 - dice.mean()
 
 

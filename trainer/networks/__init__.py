@@ -24,6 +24,7 @@ NETWORKS: dict[str, Builder] = {
     "monai_densenet": library.densenet,
     "monai_resnet": library.resnet,
     "monai_unet": library.unet,
+    "monai_dynunet": library.dynunet,
     "monai_segresnet": library.segresnet,
     "monai_vit": library.vit,
 }

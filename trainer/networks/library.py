@@ -5,6 +5,7 @@ MONAI is imported when such a network is built: it costs seconds, which a job wi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,10 +23,10 @@ def _norm(kind: str) -> Any:
 
 
 def _group_instead(model: nn.Module) -> None:
-    """Replace every BatchNorm inside by a GroupNorm over the same channels."""
+    """Replace every BatchNorm inside by a GroupNorm over the same channels, eight groups where they divide so."""
     for name, child in model.named_children():
         if isinstance(child, nn.modules.batchnorm._BatchNorm):
-            setattr(model, name, nn.GroupNorm(min(8, child.num_features), child.num_features))
+            setattr(model, name, nn.GroupNorm(math.gcd(8, child.num_features), child.num_features))
         else:
             _group_instead(child)
 
@@ -96,16 +97,50 @@ def unet(
     """MONAI residual UNet for segmentation; classes counts the background."""
     from monai.networks.nets import UNet
 
-    return UNet(
+    model = UNet(
         spatial_dims=dimensions,
         in_channels=in_channels,
         out_channels=classes,
         channels=tuple(widths),
         strides=tuple(strides or (2,) * (len(widths) - 1)),
         num_res_units=units,
-        norm=_norm(norm),
+        norm=_norm("batch" if norm == "group" else norm),
         dropout=dropout,
     )
+    if norm == "group":
+        _group_instead(model)  # eight groups do not divide the last layer's classes
+    return model
+
+
+def dynunet(
+    in_channels: int = 1,
+    classes: int = 2,
+    dimensions: int = 2,
+    widths: Sequence[int] = (16, 32, 64),
+    strides: Sequence[int] | None = None,
+    residual: bool = False,
+    norm: str = "instance",
+) -> nn.Module:
+    """MONAI DynUNet (the nnU-Net architecture) for segmentation; classes counts the background."""
+    from monai.networks.nets import DynUNet
+
+    steps = list(strides or (1, *(2,) * (len(widths) - 1)))
+    if len(steps) != len(widths) or len(widths) < 3:
+        raise ValueError("widths needs at least three levels and strides as many")
+    model = DynUNet(
+        spatial_dims=dimensions,
+        in_channels=in_channels,
+        out_channels=classes,
+        kernel_size=[3] * len(widths),
+        strides=steps,
+        upsample_kernel_size=steps[1:],
+        filters=list(widths),
+        norm_name=_norm("batch" if norm == "group" else norm),
+        res_block=residual,
+    )
+    if norm == "group":
+        _group_instead(model)
+    return model
 
 
 def segresnet(
@@ -134,6 +169,7 @@ def segresnet(
 def vit(
     in_channels: int = 1,
     classes: int = 2,
+    dimensions: int = 2,
     size: int = 64,
     patch: int = 8,
     hidden: int = 96,
@@ -141,14 +177,14 @@ def vit(
     layers: int = 4,
     heads: int = 4,
 ) -> nn.Module:
-    """MONAI Vision Transformer for 2D classification."""
+    """MONAI Vision Transformer for classification (it normalises with LayerNorm only)."""
     from monai.networks.nets import ViT
 
     return _Logits(
         ViT(
             in_channels=in_channels,
-            img_size=(size, size),
-            patch_size=(patch, patch),
+            img_size=(size,) * dimensions,
+            patch_size=(patch,) * dimensions,
             hidden_size=hidden,
             mlp_dim=mlp,
             num_layers=layers,
@@ -156,7 +192,7 @@ def vit(
             classification=True,
             num_classes=classes,
             post_activation="",
-            spatial_dims=2,
+            spatial_dims=dimensions,
         )
     )
 

@@ -53,10 +53,7 @@ class TensorCache:
         self.folder = root / preparation.digest
         self.shape = (channels, preparation.size, preparation.size)
         self.row_bytes = 2 * channels * preparation.size * preparation.size
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        except OSError as err:
-            raise _cannot_write(err) from err
+        make_folder(self.folder)
         self.data = self.folder / "images.f16"
         self.index = self.folder / "index.jsonl"
 
@@ -64,7 +61,7 @@ class TensorCache:
         self, wanted: Sequence[Wanted], threads: int = 1, progress: Callable[[int, int], None] | None = None
     ) -> Filled:
         """Make what is not there yet and map everything. Errors: CacheError when the folder cannot be written."""
-        with self._lock():
+        with folder_lock(self.folder):
             known = self._read_index()
             rows = np.array([self._valid_row(known, w) for w in wanted], np.int64)
             missing = [i for i in range(len(wanted)) if rows[i] < 0]
@@ -76,7 +73,7 @@ class TensorCache:
 
         A row's key may be several words (slice number and Study Instance UID); the last one is compared.
         """
-        with self._lock():
+        with folder_lock(self.folder):
             known = self._read_index()
             gone = [entry for key, entry in known.items() if key.split(" ")[-1] in keys]
             if gone:
@@ -91,15 +88,6 @@ class TensorCache:
                 part.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
                 part.replace(self.index)
         return len(gone)
-
-    @contextlib.contextmanager
-    def _lock(self) -> Iterator[None]:
-        try:
-            with (self.folder / "lock").open("w") as file:
-                fcntl.flock(file, fcntl.LOCK_EX)
-                yield
-        except OSError as err:
-            raise _cannot_write(err) from err
 
     def _read_index(self) -> dict[str, dict[str, int | str]]:
         if not self.index.exists():
@@ -174,6 +162,25 @@ class TensorCache:
             return np.zeros((0, *self.shape), np.float16)
         count = self.data.stat().st_size // self.row_bytes
         return np.memmap(self.data, np.float16, "r", shape=(count, *self.shape))
+
+
+def make_folder(folder: Path) -> None:
+    """Make a cache's folder, for its owner only. Errors: CacheError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as err:
+        raise _cannot_write(err) from err
+
+
+@contextlib.contextmanager
+def folder_lock(folder: Path) -> Iterator[None]:
+    """One writer at a time; an OSError inside (disk full, not writable) becomes a CacheError."""
+    try:
+        with (folder / "lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+    except OSError as err:
+        raise _cannot_write(err) from err
 
 
 def _attempt(wanted: Wanted, shape: tuple[int, ...]) -> bytes | str:
