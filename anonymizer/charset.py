@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 
 from pydicom.charset import convert_encodings, decode_bytes, encode_string, python_encoding
 
+_PARTS = re.compile(r"([\r\n\t\f\\^=])")
+# what bytes with the high bit and no escape sequence are when a set of ISO 2022 was declared for the language
+_UNESCAPED = {
+    "ISO 2022 IR 87": ("shift_jis", "euc_jp"),
+    "ISO 2022 IR 159": ("shift_jis", "euc_jp"),
+    "ISO 2022 IR 149": ("euc_kr",),
+    "ISO 2022 IR 58": ("gb18030",),
+}
 _DELIMITERS = {"\r", "\n", "\t", "\f", "\\", "^", "="}
+
+
+_MULTIBYTE = frozenset(["utf8", "utf-8", "utf_8", "gb18030", "gbk", "shift_jis"])
 
 
 class Charset:
@@ -23,12 +35,20 @@ class Charset:
             return raw.decode("ascii"), ""
         if len(self.encodings) == 1 and b"\x1b" not in raw:
             codec = self.encodings[0]
-            for attempt in (codec if codec != "iso8859" else "utf-8", "utf-8"):
+            # a text in one byte a letter is hardly ever UTF-8 by chance, one of several bytes may be
+            order = (codec, "utf-8") if codec in _MULTIBYTE else ("utf-8", codec)
+            for attempt in order if codec != "iso8859" else ("utf-8",):
                 try:
                     return raw.decode(attempt), "" if attempt == codec else attempt
                 except (UnicodeDecodeError, LookupError):
                     continue
             return raw.decode("latin-1"), "latin-1"
+        if b"\x1b" not in raw:
+            for attempt in ("utf-8", *(c for name in self.declared for c in _UNESCAPED.get(name, ()))):
+                try:
+                    return raw.decode(attempt), attempt
+                except UnicodeDecodeError:
+                    continue
         try:
             text = decode_bytes(raw, self.encodings, _DELIMITERS)
         except (UnicodeError, LookupError, ValueError):
@@ -42,7 +62,10 @@ class Charset:
         if how:
             return text.encode(how, "replace")
         try:
-            return encode_string(text, self.encodings)
+            if len(self.encodings) == 1:
+                return encode_string(text, self.encodings)
+            # each line and component begins anew in the first set (PS3.5 6.1.2.5.3)
+            return b"".join(encode_string(part, self.encodings) for part in _PARTS.split(text) if part)
         except (UnicodeError, LookupError, ValueError):
             return text.encode("ascii", "replace")
 

@@ -26,7 +26,7 @@ _NO_NAME = frozenset(
 class Source:
     """A removed value: its kind ("name", "id", "place", "date" or "uid") and its text."""
 
-    kind: str
+    kind: str  # also "raw": the bytes of a name's part, as Latin-1
     text: str
 
 
@@ -40,6 +40,7 @@ class Identity:
     birth_dates: frozenset[str]
     inside: re.Pattern[str] | None = None
     spelled: tuple[str, ...] = ()  # words with letters beyond ASCII, as they were written
+    raw: tuple[bytes, ...] = ()  # parts of names as their bytes stood, whatever character set was meant
     names: tuple[str, ...] = ()  # long parts of names, to be known again with a slip of the pen
 
     def spans(self, folded: str) -> list[tuple[int, int]]:
@@ -57,6 +58,12 @@ class Identity:
         """Whether an unknown word is a part of a name but for one letter added, left out, changed or two exchanged."""
         near = [name for name in self.names if abs(len(name) - len(word)) <= 1 and name[0] == word[0]]
         return bool(near) and word not in vocabulary() and any(_one_slip(name, word) for name in near)
+
+
+def raw_parts(value: bytes) -> list[bytes]:
+    """Components of a person name's bytes that are beyond ASCII and long enough to be looked for as they are."""
+    parts = re.split(rb"[\\^=\x1b]|\x1b.{2,3}?(?=[\x21-\xff])", value)
+    return [part.strip() for part in parts if len(part.strip()) >= 4 and not part.isascii()]
 
 
 def _one_slip(one: str, two: str) -> bool:
@@ -102,6 +109,7 @@ class _Builder:
         self.verify: set[str] = set()
         self.spelled: set[str] = set()
         self.names: set[str] = set()
+        self.raw: set[bytes] = set()
 
     def name(self, text: str) -> None:
         for words in _name_parts(text)[0]:
@@ -206,6 +214,7 @@ class _Builder:
             birth_dates,
             re.compile("|".join(map(re.escape, long))) if long else None,
             tuple(sorted(self.spelled)),
+            tuple(sorted(self.raw)),
             tuple(sorted(self.names)),
         )
 
@@ -228,6 +237,8 @@ def identity(sources: frozenset[Source]) -> Identity:
             builder.name(source.text)
         elif source.kind == "id":
             builder.identifier(source.text)
+        elif source.kind == "raw":
+            builder.raw.add(source.text.encode("latin-1"))
         elif source.kind == "place":
             builder.place(source.text)
     births = frozenset(s.text for s in sources if s.kind == "date")

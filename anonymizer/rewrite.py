@@ -14,7 +14,7 @@ from anonymizer.charset import Charset, charset
 from anonymizer.content import AGE, DUMMIED, DUMMY_SEQUENCES, place_of
 from anonymizer.documents import DOCUMENT
 from anonymizer.errors import TooLarge
-from anonymizer.identity import Source, identity
+from anonymizer.identity import Source, identity, raw_parts
 from anonymizer.model import Action
 from anonymizer.plan import PATIENT_ID, PATIENT_NAME, Planner, Step
 from anonymizer.private import REMOVED, PrivateBlocks
@@ -45,7 +45,7 @@ class Rewriter:
         )
         self.done: dict[int, Step] = {}
         self.private = PrivateBlocks(profile)
-        self.picture_cleaned = False
+        self.picture_cleaned = self.face_cleaned = False
         self.charset = charset(self.top_bytes(0x00080005))
         self.values = self._values()
 
@@ -114,12 +114,14 @@ class Rewriter:
             else:
                 kind = (steps.get((tag, vr, parent)) or step(tag, vr, parent)).source
             if kind and 1 < stop - start <= 1024:
-                text = chars.decode(bytes(self.data[start:stop]))[0].strip(" \0")
+                value = bytes(self.data[start:stop])
+                text = chars.decode(value)[0].strip(" \0")
+                if kind == "name" and not value.isascii():
+                    sources.update(Source("raw", part.decode("latin-1")) for part in raw_parts(value))
                 if kind == "date":
                     text = re.sub(r"\D", "", text)
                 if text:
-                    for value in text.split("\\"):
-                        sources.add(Source(kind, value))
+                    sources.update(Source(kind, part) for part in text.split("\\"))
 
     def _item_charset(self, elements: list[Element], chars: Charset) -> Charset:
         for tag, _, _, start, stop, _ in elements:
@@ -258,7 +260,7 @@ class Rewriter:
         """The elements that tell what was done (PS3.15 E.1.1, PS3.3 C.12.1.1.3 and C.7.1.1), sorted."""
         walker = self.walker
         missing = 0x00080018 not in self.top, PATIENT_NAME not in self.top, PATIENT_ID not in self.top
-        cleaned = self.picture_cleaned, DOCUMENT in self.top
+        cleaned = self.picture_cleaned, self.face_cleaned, DOCUMENT in self.top
         key = (walker.explicit, walker.little, cleaned, self.sop_uid if missing[0] else "", missing)
         made = self.values.additions.get(key)
         if made is None:
@@ -275,6 +277,8 @@ class Rewriter:
         ]
         if self.picture_cleaned or DOCUMENT in self.top:
             made.append((0x00280301, b"CS", b"NO"))
+        if self.face_cleaned:
+            made.append((0x00280302, b"CS", b"NO"))
         if 0x00080018 not in self.top:
             made.append((0x00080018, b"UI", self.values.pseudonyms.uid(self.sop_uid).encode()))
         if PATIENT_NAME not in self.top:
@@ -292,6 +296,8 @@ class Rewriter:
     def _method_codes(self) -> Iterator[bytes]:
         codes = [("113100", "Basic Application Confidentiality Profile")]
         codes += [OPTIONS[name] for name in OPTIONS if name in self.profile.options and name not in ("pixels", "faces")]
+        if self.face_cleaned:
+            codes.insert(1, OPTIONS["faces"])
         if self.picture_cleaned:
             codes.insert(1, OPTIONS["pixels"])
         items = b""

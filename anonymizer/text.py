@@ -94,7 +94,8 @@ def _cut(text: str, spans: list[Span], origin: list[int] | None) -> str:
     for start, end, new in merged:
         if origin is not None:
             start, end = origin[start], origin[end - 1] + 1
-            while end < len(text) and unicodedata.category(text[end]) == "Mn":  # a mark belongs to the letter before it
+            # a mark belongs to the letter before it, also one of the half-width kana
+            while end < len(text) and (unicodedata.category(text[end]) == "Mn" or text[end] in "ﾞﾟ"):
                 end += 1
         out.append(text[pos:start])
         out.append(new)

@@ -12,6 +12,7 @@ from anonymizer.pseudonym import Pseudonyms
 from anonymizer.shift import is_tm, shift_da, shift_dt
 from anonymizer.tables import dictionary_vr
 from anonymizer.text import clean_text, clean_tokens
+from anonymizer.verify import stands_in
 from anonymizer.words import VENDORS
 
 KEEP = True
@@ -198,9 +199,9 @@ class Values:
             return KEEP if not raw.strip(b" \0") else b""
         values = [stripped] if vr in (b"ST", b"LT", b"UT") else stripped.split("\\")
         cleaned = [clean_text(v, self.identity, self.text_days, self.month_first) for v in values]
-        if cleaned == values:
-            return KEEP
-        return padded(charset.encode("\\".join(cleaned), how), vr)
+        out = KEEP if cleaned == values else padded(charset.encode("\\".join(cleaned), how), vr)
+        # bytes that are no text in the declared set may still spell a name in another: then all of it goes
+        return b"" if not raw.isascii() and stands_in(raw if out is KEEP else bytes(out), self.identity) else out
 
     def term(self, tag: int, vr: bytes, raw: bytes, charset: Charset) -> Treated:
         decoded, how = charset.decode(raw)

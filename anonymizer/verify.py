@@ -35,13 +35,20 @@ def residual(header: bytes, streams: Iterable[bytes | memoryview], identity: Ide
         if len(raw) >= 10 and _stands_uid(lowered, raw.lower()):
             return "an original UID"
     words, spelled = _forms(identity)
-    if any(raw in lowered and _stands(lowered, raw) for raw in words) or any(raw in header for raw in spelled):
+    if any(raw in lowered and _stands(lowered, raw) for raw in words) or any(
+        raw in header for raw in (*spelled, *identity.raw)
+    ):
         return "an identifying value"
     for stream in streams:
         body = bytes(stream)
         if any(form in body for raw in words if len(raw) >= 6 for form in (raw, raw.upper(), raw.title())):
             return "an identifying value in a code stream"
     return ""
+
+
+def stands_in(value: bytes, identity: Identity) -> bool:
+    """Whether a text's bytes hold a part of a name in some encoding other than the declared one."""
+    return any(raw in value for raw in (*_forms(identity)[1], *identity.raw))
 
 
 @lru_cache(maxsize=512)

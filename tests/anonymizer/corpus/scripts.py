@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from itertools import count
 
 from tests.anonymizer.corpus.generate import base, encoded, privacy, retention
-from tests.anonymizer.corpus.key import Case, gone, keeps
+from tests.anonymizer.corpus.hiding import insert
+from tests.anonymizer.corpus.key import Case, Judge, gone, keeps
 from tests.anonymizer.corpus.people import PEOPLE
 
 # (name, character set, texts, what must be gone of them, what must stay)
@@ -34,6 +35,37 @@ CASES: tuple[tuple[str, str | list[str], tuple[str, ...], tuple[str, ...], tuple
 )  # fmt: skip
 
 
+# (declared character set, name, its encoding, text, its encoding): what was declared is not what was written
+WRITTEN: tuple[tuple[str | list[str], str, str, str, str], ...] = (
+    ("", "Müllerovski^Jörgen", "utf-8", "Müllerovski, 5 cm", "utf-8"),
+    ("", "Müllerovski^Jörgen", "latin-1", "Müllerovski, 5 cm", "latin-1"),
+    ("ISO_IR 192", "Müllerovski^Jörgen", "latin-1", "Müllerovski, 5 cm", "latin-1"),
+    ("ISO_IR 100", "Müllerovski^Jörgen", "latin-1", "Müllerovski, 5 cm", "utf-8"),
+    ("ISO_IR 144", "Люксембург^Иван", "iso8859-5", "Люксембург, 5 cm", "cp1251"),
+    ("ISO_IR 144", "Люксембург^Иван", "iso8859-5", "Люксембург, 5 cm", "utf-8"),
+    ("GB18030", "欧阳^小东", "gb18030", "欧阳小东, 5 cm", "utf-8"),
+    (["", "ISO 2022 IR 58"], "欧阳^小东", "gb18030", "欧阳小东, 5 cm", "gb18030"),
+    (["", "ISO 2022 IR 87"], "山田^太郎", "shift_jis", "山田太郎, 5 cm", "shift_jis"),
+    (["", "ISO 2022 IR 87"], "山田^太郎", "iso2022_jp", "山田太郎, 5 cm", "euc_jp"),
+    (["", "ISO 2022 IR 149"], "황보^길동", "euc_kr", "황보길동, 5 cm", "euc_kr"),
+)
+
+
+def _wrong_encodings(numbers: Iterator[int]) -> Iterator[Case]:
+    for declared, name, encoding, text, written in WRITTEN:
+        ds = base(PEOPLE[1], next(numbers), pixels=False)
+        ds.SpecificCharacterSet = declared or "ISO_IR 6"
+        raw = insert(encoded(ds), 0x00100010, b"PN", name.encode(encoding))
+        raw = insert(raw, 0x00204000, b"LT", text.encode(written))
+        raws = {part.encode(codec, "ignore") for part in name.split("^") for codec in {encoding, written}}
+        judge = _without({one for one in raws if len(one) >= 4})
+        yield Case(f"encoding: {declared} {encoding} {written}", raw, privacy("wrong character sets", judge))
+
+
+def _without(raws: set[bytes]) -> Judge:
+    return lambda seen: seen.raw is not None and not any(raw in seen.raw for raw in raws)
+
+
 def cases(start: int) -> Iterator[Case]:
     """One file for each text; the character set stays the declared one."""
     numbers = count(start + 1)
@@ -47,6 +79,7 @@ def cases(start: int) -> Iterator[Case]:
             checks = privacy("names in scripts", gone(name), *map(gone, go))
             checks += retention("names in scripts", *(keeps(word, "ImageComments") for word in words))
             yield Case(f"script: {text}", encoded(ds), checks)
+    yield from _wrong_encodings(numbers)
     ds = base(person, next(numbers), pixels=False)
     ds.PatientName, ds.Manufacturer, ds.ImageComments = "Philips^Mary", "Philips Medical Systems", "Philips called"
     judged = retention("a name like a maker's", lambda seen: str(seen.ds.Manufacturer) == "Philips Medical Systems")
