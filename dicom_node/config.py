@@ -105,6 +105,7 @@ class WebSettings(_Group):
     host: str = "127.0.0.1"
     port: Port = 8080
     token_file: Path = Path("keys/api.token")
+    unix_socket: Path | None = None
 
 
 class FederationSettings(_Group):
@@ -123,11 +124,20 @@ class FederationSettings(_Group):
         return value
 
 
-class OrthancSettings(_Group):
+class OrthancSource(_Group):
     url: str = ""
     username: str = ""
     password_file: Path | None = None
+
+
+class OrthancSettings(OrthancSource):
     poll_seconds: Seconds = 2.0
+    more: tuple[OrthancSource, ...] = ()
+
+    @property
+    def sources(self) -> tuple[OrthancSource, ...]:
+        """Every Orthanc that this node follows."""
+        return tuple(source for source in (self, *self.more) if source.url)
 
 
 class VaultSettings(_Group):

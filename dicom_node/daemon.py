@@ -43,7 +43,7 @@ def process_specs(config: NodeConfig) -> list[ProcessSpec]:
     specs = [spec(f"receiver-{n}", "dicom_node.receiver", True) for n in range(1, config.dicom.processes + 1)]
     specs += [spec(f"worker-{n}", "dicom_node.worker", True) for n in range(1, config.study.workers + 1)]
     specs.append(spec("web", "dicom_node.web", True))
-    if config.orthanc.url:
+    if config.orthanc.sources:
         specs.append(spec("orthanc-reader", "dicom_node.orthanc_reader", True))
     if config.federation.coordinator:
         specs.append(spec("federation", "aggregator_client.site", False))

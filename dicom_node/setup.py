@@ -71,6 +71,7 @@ paused = false
 host = "127.0.0.1"                  # keep on loopback unless TLS stands in front
 port = {http_port}
 token_file = "keys/api.token"
+# unix_socket = "run/console.sock"   # a second door, for an Orthanc on this machine (Url "unix:///...")
 
 [federation]
 coordinator = ""                    # "https://coordinator.example:9092"; "" stays out of any federation
@@ -85,6 +86,7 @@ url = ""                            # "http://127.0.0.1:8042" to follow an Ortha
 username = ""
 # password_file = "keys/orthanc.password"
 poll_seconds = 2.0
+more = []                           # further Orthancs: [{{ url = "http://127.0.0.1:8043", username = "fedpacs" }}]
 
 [vault]
 key_file = "keys/vault.key"         # keep a copy elsewhere: without it no study can be re-identified

@@ -10,13 +10,15 @@ Two lines in orthanc.json load it, one section sets it:
 It moves no image. The node reads Orthanc's own /changes log and pulls what it wants; an event here only tells the node
 to look now. So nothing is lost when Orthanc, the node or this plugin stops, and C-STORE is not slowed: the one callback
 on Orthanc's side sets a flag. Nothing that goes wrong here stops Orthanc: wrong settings are one line in the log and on
-the page. Standard library and `orthanc` only. Written to the 4.0 interface of orthanc-python; newer ones keep it.
+the page. Standard library and `orthanc` only; fedpacs_settings.py and fedpacs_explorer.py stand beside it. Written to the 4.0
+interface of orthanc-python; what newer ones changed is told apart when it is called.
 
 A site that has a Python script already puts `import fedpacs_plugin` on that script's first line: later calls of
 orthanc.RegisterOnChangeCallback and orthanc.ExtendOrthancExplorer, of which Orthanc keeps one each, are fanned out.
 """
 
 import base64
+import functools
 import http.client
 import json
 import queue
@@ -29,9 +31,11 @@ import time
 import urllib.parse
 
 import orthanc
+from fedpacs_explorer import EXPLORER
+from fedpacs_settings import read_settings, role_of, rules
 
-VERSION = "0.1.0"
-DEFAULTS = {"Enabled": True, "Url": "http://127.0.0.1:8080", "TokenFile": "", "CaFile": "", "TimeoutSeconds": 10}
+VERSION = "0.2.0"
+OPT_OUT = re.compile(r"/orthanc/studies/[0-9a-f-]{44}/(exclude|include)")
 BODY_LIMIT = 64 * 1024  # the largest request this plugin passes on
 HINT_LIMIT = 500  # more changed studies than this, and the node is told "look at everything"
 WORKERS = 4
@@ -59,34 +63,6 @@ HEADERS = {
     "connect-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'self'",
 }
 
-# Orthanc Explorer 1 is jQuery Mobile. The state line and the button go under a study's own actions; the look-up page
-# gets a button for the whole. Text is set with .text(), never as HTML.
-EXPLORER = """
-(function() {
-  function page(study) { window.open('../fedpacs/page' + (study ? '?study=' + encodeURIComponent(study) : '')); }
-  function button(label, before, click) {
-    var b = $('<a>').attr('data-role', 'button').attr('data-icon', 'info').attr('data-theme', 'e')
-      .attr('href', '#').addClass('fedpacs-button').text(label);
-    b.insertBefore(before);
-    b.click(function(e) { e.preventDefault(); click(); });
-  }
-  $('#study').live('pagebeforecreate', function() {
-    $('<p>').attr('id', 'fedpacs-state').insertBefore($('#study-delete').parent().parent());
-    button('Federation', $('#study-delete').parent().parent(), function() { page($.mobile.pageData.uuid); });
-  });
-  $('#study').live('pagebeforeshow', function() {
-    var line = $('#fedpacs-state').text('');
-    if (!$.mobile.pageData || !$.mobile.pageData.uuid) { return; }
-    $.ajax({url: '../fedpacs/studies/' + $.mobile.pageData.uuid, dataType: 'json', cache: false,
-      success: function(s) { line.text('Federation: ' + s.state + (s.reason ? ' (' + s.reason + ')' : '')); },
-      error: function() { line.text('Federation: the node does not answer'); }});
-  });
-  $('#lookup').live('pagebeforecreate', function() {
-    button('Federation', $('#lookup-result'), function() { page(); });
-  });
-})();
-"""
-
 
 def log(message):
     """One line in Orthanc's log; never a name, an id or a date of a patient."""
@@ -94,37 +70,6 @@ def log(message):
         orthanc.LogWarning("fedpacs: " + " ".join(str(message).split()))
     except Exception:  # noqa: BLE001 - the log itself must not be the reason that Orthanc stops
         pass
-
-
-# -- settings ----------------------------------------------------------------------------------------------------------
-
-
-def read_settings(configuration):
-    """The Fedpacs section of Orthanc's configuration (a dict) -> (settings, problems); wrong values give a problem."""
-    section = configuration.get("Fedpacs", {})
-    settings, problems = dict(DEFAULTS), []
-    if not isinstance(section, dict):
-        return settings, ["the section Fedpacs of Orthanc's configuration must be an object: write { ... }"]
-    for key, value in section.items():
-        if key not in DEFAULTS:
-            problems.append(f"Fedpacs.{key} is not a setting: use {', '.join(DEFAULTS)}")
-        elif isinstance(value, bool) != isinstance(DEFAULTS[key], bool) or not isinstance(
-            value, (int, float) if key == "TimeoutSeconds" else type(DEFAULTS[key])
-        ):
-            problems.append(f"Fedpacs.{key} must look like {json.dumps(DEFAULTS[key])}")
-        else:
-            settings[key] = value
-    url = urllib.parse.urlsplit(settings["Url"])
-    if url.scheme not in ("http", "https", "unix") or (url.scheme != "unix" and not url.hostname):
-        problems.append("Fedpacs.Url must start with http://, https:// or unix:///: the default is " + DEFAULTS["Url"])
-    elif url.scheme == "http" and url.hostname not in ("127.0.0.1", "localhost", "::1"):
-        problems.append("Fedpacs.Url leaves this machine unprotected: use https://, or a node on 127.0.0.1")
-    if not settings["TokenFile"]:
-        problems.append("Fedpacs.TokenFile is not set: give a copy of the node's keys/api.token that Orthanc can read")
-    if not 1 <= settings["TimeoutSeconds"] <= 60:
-        problems.append("Fedpacs.TimeoutSeconds must be between 1 and 60")
-        settings["TimeoutSeconds"] = DEFAULTS["TimeoutSeconds"]
-    return settings, problems
 
 
 # -- talking to the node -----------------------------------------------------------------------------------------------
@@ -152,6 +97,7 @@ class Node:
 
     def __init__(self, settings, problems):
         self.settings, self.problems = settings, problems
+        self.timeout = settings.get("TimeoutSeconds", 10)
 
     def ask(self, method, path, body=None, headers=None):
         """-> (status, content type, bytes). Raises NodeUnreachable with one sentence."""
@@ -184,7 +130,7 @@ class Node:
             ) from None
 
     def connect(self):
-        url, timeout = urllib.parse.urlsplit(self.settings["Url"]), self.settings["TimeoutSeconds"]
+        url, timeout = urllib.parse.urlsplit(self.settings["Url"]), self.timeout
         if url.scheme == "unix":
             return UnixConnection(url.path, timeout)
         if url.scheme == "https":
@@ -234,10 +180,10 @@ class Pool:
 class Hints:
     """Tells the node that something changed in Orthanc; a hint that fails is dropped, for the node finds it anyway."""
 
-    def __init__(self, node, pause=0.5):
-        self.node, self.pause = node, pause
+    def __init__(self, nodes, pause=0.5):
+        self.nodes, self.pause = nodes, pause
         self.wake, self.stop, self.lock = threading.Event(), threading.Event(), threading.Lock()
-        self.studies, self.everything, self.reached = set(), True, None
+        self.studies, self.everything, self.reached = set(), True, {}
         self.thread = threading.Thread(target=self.work, daemon=True)
 
     def add(self, study):
@@ -258,17 +204,19 @@ class Hints:
             with self.lock:
                 offer = {"studies": sorted(self.studies), "everything": self.everything}
                 self.studies, self.everything = set(), False
-            self.send(json.dumps(offer).encode())
+            for node in self.nodes:
+                self.send(node, json.dumps(offer).encode())
 
-    def send(self, body):
+    def send(self, node, body):
         try:
-            status, _, _ = self.node.ask("POST", "/orthanc/offer", body, {"Content-Type": "application/json"})
+            status, _, _ = node.ask("POST", "/orthanc/offer", body, {"Content-Type": "application/json"})
             told = None if status == 200 else f"the fedpacs node refused a hint with HTTP status {status}"
         except NodeUnreachable as error:
             told = str(error)
-        if told != self.reached and (told or self.reached):  # say it when it changes, not at each event
+        before = self.reached.get(node)
+        if told != before:  # say it when it changes, not at each event
             log(told or "the fedpacs node answers again")
-        self.reached = told
+        self.reached[node] = told
 
 
 # -- Orthanc's side ----------------------------------------------------------------------------------------------------
@@ -304,7 +252,9 @@ class Plugin:
     def __init__(self, settings, problems):
         self.settings, self.problems = settings, problems
         self.node = Node(settings, problems)
-        self.pool, self.hints = Pool(WORKERS), Hints(self.node)
+        timeout = {"TimeoutSeconds": settings["TimeoutSeconds"]}
+        self.nodes = [self.node, *(Node({**more, **timeout}, problems) for more in settings["MoreNodes"])]
+        self.pool, self.hints = Pool(WORKERS), Hints(self.nodes)
         self.started, self.tables = time.time(), [(m, re.compile(p), target) for m, p, target in ROUTES]
 
     def on_change(self, change, level, resource):
@@ -336,6 +286,8 @@ class Plugin:
         method, headers = request["method"], request.get("headers") or {}
         if path == "health" and method == "GET":
             return self.health()
+        if path == "rules" and method == "GET":
+            return 200, "application/json", json.dumps(rules(self.settings, self.problems)).encode()
         for wanted, pattern, target in self.tables:
             match = pattern.fullmatch(path)
             if match and wanted == method:
@@ -344,8 +296,8 @@ class Plugin:
         return (405, ",".join(allowed), b"") if allowed else error(404, "there is no such fedpacs route")
 
     def forward(self, method, target, request, headers):
-        body = None
-        sent = {"X-Fedpacs-User": user_of(headers), "X-Fedpacs-Via": "orthanc"}
+        body, user = None, user_of(headers)
+        sent = {"X-Fedpacs-User": user, "X-Fedpacs-Role": role_of(self.settings, user), "X-Fedpacs-Via": "orthanc"}
         if method == "POST":
             refusal = foreign(headers)
             if refusal:
@@ -357,19 +309,40 @@ class Plugin:
             sent["Content-Type"] = "application/json"
         elif request.get("get"):
             target += "?" + urllib.parse.urlencode(request["get"])
+        if OPT_OUT.fullmatch(target):
+            return self.ask_all(method, target, body, sent)
         return self.ask(method, target, body, sent)
+
+    def ask_all(self, method, target, body, headers):
+        """An opt-out holds at every node; one that did not take it is told, so that it is asked again."""
+        answers = []
+        for node in self.nodes:
+            try:
+                answers.append(
+                    self.pool.run(functools.partial(node.ask, method, target, body, headers), node.timeout + 2)
+                )
+            except NodeUnreachable as unreachable:
+                answers.append(error(503, str(unreachable)))
+        return next((answer for answer in answers if answer[0] != 200), answers[0])
 
     def ask(self, method, target, body=None, headers=None):
         return self.pool.run(lambda: self.node.ask(method, target, body, headers), self.settings["TimeoutSeconds"] + 2)
 
     def health(self):
         report = {"plugin": VERSION, "uptime_s": round(time.time() - self.started), "problems": self.problems}
+        told = [self.health_of(node) for node in self.nodes]
+        report["node"] = told[0]
+        if told[1:]:
+            report["more_nodes"] = told[1:]
+        well = not self.problems and not any("error" in one for one in told)
+        return 200 if well else 503, "application/json", json.dumps(report).encode()
+
+    def health_of(self, node):
         try:
-            status, _, body = self.ask("GET", "/health")
-            report["node"] = json.loads(body) if status == 200 else {"error": f"HTTP status {status}"}
+            status, _, body = self.pool.run(functools.partial(node.ask, "GET", "/health"), node.timeout + 2)
+            return json.loads(body) if status == 200 else {"error": f"HTTP status {status}"}
         except NodeUnreachable as unreachable:
-            status, report["node"] = 503, {"error": str(unreachable)}
-        return 200 if status == 200 else 503, "application/json", json.dumps(report).encode()
+            return {"error": str(unreachable)}
 
     def unreachable(self, uri, reason):
         if uri not in ("/fedpacs", "/fedpacs/page"):

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from dicom_node.cli import accounts, labels, optout, peers, quarantine
+from dicom_node.cli import accounts, labels, optout, peers, quarantine, results
 from dicom_node.cli.output import ConfigOption, JsonOption, find_config, print_json, print_table
 from dicom_node.cli.people import ByOption
 from dicom_node.errors import RefusedError
@@ -18,6 +18,7 @@ app.add_typer(labels.app, name="labels")
 app.add_typer(optout.app, name="optout")
 app.add_typer(quarantine.app, name="quarantine")
 app.add_typer(accounts.app, name="account")
+app.add_typer(results.app, name="results")
 peers.add_to(app)
 
 

@@ -48,6 +48,19 @@ class OrthancInstance:
     orthanc_id: str
     file_uuid: str  # another one after the instance was overwritten
     size: int  # bytes
+    sop_uid: str = ""
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What of a study an offer may be decided by."""
+
+    modalities: frozenset[str]
+    body_parts: frozenset[str]
+    calling_aets: frozenset[str]
+    labels: frozenset[str]
+    metadata: dict[str, str]
+    study_date: str  # DICOM DA
 
 
 class GoneError(Exception):
@@ -104,9 +117,65 @@ class OrthancClient:
 
     def instances(self, study: str) -> list[OrthancInstance]:
         return [
-            OrthancInstance(i["ID"], str(i.get("FileUuid", "")), int(i["FileSize"]))
+            OrthancInstance(
+                i["ID"],
+                str(i.get("FileUuid", "")),
+                int(i["FileSize"]),
+                str(i.get("MainDicomTags", {}).get("SOPInstanceUID", "")),
+            )
             for i in self._json(f"/studies/{study}/instances", expand="")
         ]
+
+    def rules(self) -> dict[str, Any] | None:
+        """What the plugin in this Orthanc says may be taken, and when; None where there is no plugin."""
+        try:
+            return dict(self._json("/fedpacs/rules"))
+        except GoneError:
+            return None
+
+    def traits(self, study: str) -> Traits:
+        """What an offer is decided by; what this Orthanc's version does not keep is empty."""
+        whole = self._json(f"/studies/{study}")
+        series = self._json(f"/studies/{study}/series", expand="")
+        tags = [s.get("MainDicomTags", {}) for s in series]
+        return Traits(
+            modalities=frozenset(str(t["Modality"]) for t in tags if t.get("Modality")),
+            body_parts=frozenset(str(t["BodyPartExamined"]).upper() for t in tags if t.get("BodyPartExamined")),
+            calling_aets=frozenset(
+                filter(None, (self._remote_aet(s["Instances"][0]) for s in series if s["Instances"]))
+            ),
+            labels=frozenset(whole.get("Labels", ())),  # Orthanc 1.12.0 and later
+            metadata=dict(self._json(f"/studies/{study}/metadata", expand="")),
+            study_date=str(whole["MainDicomTags"].get("StudyDate", "")),
+        )
+
+    def _remote_aet(self, instance: str) -> str:
+        try:
+            return self._send("GET", f"/instances/{instance}/metadata/RemoteAET").text.strip()
+        except GoneError:
+            return ""
+
+    def find_study(self, study_uid: str, patient_id: str) -> str | None:
+        """The Orthanc id of a study, None when it is not here."""
+        for found in self._send("POST", "/tools/lookup", content=study_uid).json():
+            try:
+                if found["Type"] == "Study" and self.study(found["ID"]).patient_id == patient_id:
+                    return str(found["ID"])
+            except GoneError:  # deleted between the two requests
+                continue
+        return None
+
+    def find_file(self, sop_uid: str) -> bytes | None:
+        """The Part 10 file of an instance, None when it is not here."""
+        for found in self._send("POST", "/tools/lookup", content=sop_uid).json():
+            if found["Type"] == "Instance":
+                return self._send("GET", f"/instances/{found['ID']}/file").content
+        return None
+
+    def store(self, data: bytes) -> str:
+        """Store a file; -> its Orthanc id. Storing the same one again changes nothing."""
+        answer = self._send("POST", "/instances", content=data, headers={"Content-Type": "application/dicom"}).json()
+        return str(answer["ID"])
 
     def file(self, instance: OrthancInstance) -> bytes:
         """The instance's Part 10 file, checked against Orthanc's size and MD5 (when Orthanc keeps MD5s)."""

@@ -1,6 +1,7 @@
 """What the reader knows of an Orthanc, kept in spool/orthanc.db so that a kill at any point repeats or loses no study.
 
-    source      one Orthanc, by URL: the cursor into /changes, the change it stands on (to notice another database)
+    source      one Orthanc, by URL: the cursor into /changes, the change it stands on (to notice another database),
+                and the rules its administrator gave last
     study       (source, orthanc_id): dirty until everything Orthanc had at `fingerprint` is in the spool
     instance    (source, orthanc_id, file_uuid): in the spool with this digest
     handover    (source, orthanc_id, fingerprint): a study was handed over whole; unique
@@ -49,9 +50,15 @@ def _create(db: Database) -> None:
         db.execute(statement)
 
 
+@migrations(name="0002_rules")
+def _rules(db: Database) -> None:
+    db.execute("ALTER TABLE source ADD COLUMN rules TEXT NOT NULL DEFAULT ''")
+    db.execute("ALTER TABLE study ADD COLUMN withheld INTEGER NOT NULL DEFAULT 0")
+
+
 @dataclass(frozen=True)
 class LedgerStudy:
-    """One row of `study`. States for people: waiting (dirty), handed over, gone."""
+    """One row of `study`. States for people: waiting (dirty), withheld (dirty, not offered), handed over, gone."""
 
     orthanc_id: str
     dirty: bool
@@ -63,6 +70,7 @@ class LedgerStudy:
     handed_update: str
     attempts: int
     reason: str
+    withheld: bool
 
 
 class Ledger:
@@ -112,7 +120,7 @@ class Ledger:
     def _mark(self, studies: Iterable[str]) -> None:
         self._db.executemany(
             """INSERT INTO study (url, orthanc_id, dirty) VALUES (?, ?, 1)
-               ON CONFLICT DO UPDATE SET dirty = 1, gone = 0, attempts = 0, retry_at = 0, reason = ''""",
+               ON CONFLICT DO UPDATE SET dirty = 1, gone = 0, attempts = 0, retry_at = 0, reason = '', withheld = 0""",
             [(self.url, study) for study in studies],
         )
 
@@ -198,7 +206,7 @@ class Ledger:
                 (self.url, study.orthanc_id, study.last_update, instances, now),
             ).rowcount
             self._db.execute(
-                """UPDATE study SET dirty = 0, handed_update = ?, attempts = 0, reason = ''
+                """UPDATE study SET dirty = 0, handed_update = ?, attempts = 0, reason = '', withheld = 0
                    WHERE url = ? AND orthanc_id = ?""",
                 (study.last_update, self.url, study.orthanc_id),
             )
@@ -210,6 +218,26 @@ class Ledger:
                 "UPDATE study SET gone = 1, dirty = 0 WHERE url = ? AND orthanc_id = ?", (self.url, orthanc_id)
             )
 
+    # -- what Orthanc's administrator offers ---------------------------------------------------------------------------
+
+    def rules(self) -> str:
+        """What was kept last; "" when this Orthanc never gave any."""
+        return str(self._db.execute("SELECT rules FROM source WHERE url = ?", (self.url,)).fetchone()[0])
+
+    def keep_rules(self, text: str) -> None:
+        """Keep new rules; what the old ones withheld is looked at again."""
+        with self._transaction():
+            self._db.execute("UPDATE source SET rules = ? WHERE url = ?", (text, self.url))
+            self._db.execute("UPDATE study SET retry_at = 0 WHERE url = ? AND withheld", (self.url,))
+
+    def withhold(self, orthanc_id: str, retry_at: float, reason: str) -> None:
+        """Leave a study alone that is not offered; its labels or age may change, so look again at `retry_at`."""
+        with self._transaction():
+            self._db.execute(
+                "UPDATE study SET withheld = 1, retry_at = ?, reason = ? WHERE url = ? AND orthanc_id = ?",
+                (retry_at, reason, self.url, orthanc_id),
+            )
+
     def later(self, orthanc_id: str, retry_at: float, reason: str = "", failed: bool = False) -> None:
         """Look at this study again at `retry_at`."""
         with self._transaction():
@@ -219,9 +247,11 @@ class Ledger:
             )
 
     def counts(self) -> dict[str, int]:
-        """{waiting, handed_over, gone, instances} for the status."""
+        """{waiting, handed_over, withheld, gone, instances} for the status."""
         row = self._db.execute(
-            """SELECT coalesce(sum(dirty), 0) AS waiting, coalesce(sum(NOT dirty AND NOT gone), 0) AS handed_over,
+            """SELECT coalesce(sum(dirty AND NOT withheld), 0) AS waiting,
+                      coalesce(sum(NOT dirty AND NOT gone), 0) AS handed_over,
+                      coalesce(sum(dirty AND withheld), 0) AS withheld,
                       coalesce(sum(gone), 0) AS gone FROM study WHERE url = ?""",
             (self.url,),
         ).fetchone()
@@ -249,6 +279,7 @@ def _row(row: sqlite3.Row) -> LedgerStudy:
         handed_update=row["handed_update"],
         attempts=row["attempts"],
         reason=row["reason"],
+        withheld=bool(row["withheld"]),
     )
 
 

@@ -11,9 +11,11 @@ Events are never relied on: a restart of Orthanc within its StableAge drops them
 from __future__ import annotations
 
 import hashlib
+import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, tzinfo
 from typing import Protocol
 
 from dicom_node.errors import InputError, NodeError, StorageError, UnreachableError
@@ -21,8 +23,10 @@ from dicom_node.spool import study_key
 
 from .client import Change, GoneError, OrthancClient, OrthancInstance, OrthancStudy
 from .ledger import Ledger, LedgerStudy
+from .rules import Rules
 
 SCAN_SECONDS = 3600.0
+RULES_SECONDS = 10.0  # how old what the plugin says may be
 SOURCE = "ORTHANC"  # stands where the calling AE title of a sender would
 _WINDOW_BYTES = 128 << 20  # what may be in memory at once, unless one instance alone is larger
 _DIRTYING = {"NewStudy", "StableStudy", "NewSeries", "NewInstance"}
@@ -49,10 +53,14 @@ class Reader:
         connections: int = 4,
         clock: Callable[[], float] = time.time,
         on_handover: Callable[[int, bool], None] | None = None,
+        ours: Callable[[Iterable[str]], set[str]] = lambda sop_uids: set(),
+        timezone: tzinfo | None = None,
     ) -> None:
+        """`ours` tells which SOP Instance UIDs are results that we stored there ourselves."""
         self.client, self.ledger, self.spool = client, ledger, spool
         self.quiet_seconds, self.connections, self.clock = quiet_seconds, connections, clock
-        self.on_handover = on_handover
+        self.on_handover, self.ours, self.timezone = on_handover, ours, timezone
+        self.rules, self._rules_at = Rules.load(ledger.rules()), 0.0
         self.scan_needed = True
         self.refused = 0
 
@@ -62,10 +70,27 @@ class Reader:
             self.poll(stopping)
             if self.scan_needed or self.clock() - self.ledger.scanned_at() >= SCAN_SECONDS:
                 self.scan()
-            return self.work(stopping)
+            self.learn_rules()
+            return self.work(stopping) if self.rules.open_at(self._local()) else 0
         except UnreachableError:
             self.scan_needed = True  # it may have been restarted, or restored, behind our back
             raise
+
+    def learn_rules(self) -> None:
+        """Ask the plugin what its Orthanc offers; rules that were seen once hold until others are given."""
+        if self.clock() - self._rules_at < RULES_SECONDS:
+            return
+        told = self.client.rules()
+        self._rules_at = self.clock()
+        if told is None:
+            return
+        text = json.dumps(told, sort_keys=True)
+        if text != self.ledger.rules():
+            self.ledger.keep_rules(text)
+        self.rules = Rules.parse(told)
+
+    def _local(self) -> datetime:
+        return datetime.fromtimestamp(self.clock(), self.timezone)
 
     # -- poll and scan ------------------------------------------------------------------------------------------------
 
@@ -140,7 +165,14 @@ class Reader:
         if not study.stable or wait > 0:
             self.ledger.later(row.orthanc_id, self.clock() + min(max(wait, 1.0), 10.0))
             return False
+        if self.rules.asks and (
+            why := self.rules.withheld_because(self.client.traits(row.orthanc_id), self._local().date())
+        ):
+            self.ledger.withhold(row.orthanc_id, self.clock() + SCAN_SECONDS, why)
+            return False
         instances = self.client.instances(study.orthanc_id)
+        results = self.ours(i.sop_uid for i in instances)
+        instances = [i for i in instances if i.sop_uid not in results]
         if not self._pull([i for i in instances if not self.ledger.has(i)], stopping):
             return False
         if self.client.study(row.orthanc_id).last_update != study.last_update:
@@ -164,13 +196,17 @@ class Reader:
     def _pull(self, wanted: list[OrthancInstance], stopping: Callable[[], bool]) -> bool:
         """Download in parallel, spool in order, list what the spool has; False when told to stop half way."""
         with ThreadPoolExecutor(self.connections, thread_name_prefix="orthanc") as pool:
-            for window in _windows(wanted):
+            rate = self.rules.megabytes_per_second * 1e6
+            for window in _windows(wanted, min(_WINDOW_BYTES, int(rate)) if rate else _WINDOW_BYTES):
                 if stopping():
                     return False
+                started = time.monotonic()
                 files = list(pool.map(self.client.file, window))
                 self._keep(files)
                 digests = [hashlib.sha256(data).hexdigest() for data in files]
                 self.ledger.add_instances(list(zip(window, digests, strict=True)))
+                if rate:
+                    _sleep_until(started + sum(map(len, files)) / rate, stopping)
         return True
 
     def _keep(self, files: list[bytes]) -> None:
@@ -186,11 +222,16 @@ class Reader:
                 self._keep([data])
 
 
-def _windows(instances: list[OrthancInstance]) -> Iterator[list[OrthancInstance]]:
+def _sleep_until(moment: float, stopping: Callable[[], bool]) -> None:
+    while (left := moment - time.monotonic()) > 0 and not stopping():
+        time.sleep(min(left, 0.2))
+
+
+def _windows(instances: list[OrthancInstance], most: int) -> Iterator[list[OrthancInstance]]:
     window: list[OrthancInstance] = []
     size = 0
     for instance in instances:
-        if window and (size + instance.size > _WINDOW_BYTES or len(window) >= 256):
+        if window and (size + instance.size > most or len(window) >= 256):
             yield window
             window, size = [], 0
         window.append(instance)

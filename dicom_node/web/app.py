@@ -156,7 +156,7 @@ def _add_pages(app: FastAPI) -> None:
     ) -> Response:
         view: NodeView = app.state.view
         shown = None
-        if study and config.orthanc.url:
+        if study and config.orthanc.sources:
             shown = await _orthanc_state(app, study)
         values = {
             "up": "",
@@ -286,7 +286,7 @@ def _add_orthanc(app: FastAPI) -> None:
     @app.post("/orthanc/offer")
     async def offer(body: Annotated[Offer, Body()] = Offer()) -> dict[str, Any]:
         """Only a hint: the reader is woken, and what it should take it finds in Orthanc's own log."""
-        if not config.orthanc.url:
+        if not config.orthanc.sources:
             raise RefusedError(f"{config.path}: [orthanc] url is not set, so this node follows no Orthanc; set it.")
         _touch(wake_file(config.storage.run))
         return {"noted": len(body.studies)}

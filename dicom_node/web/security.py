@@ -1,8 +1,8 @@
 """Who may ask what of a console: token or session, a role for every route, same origin for changes, known host names.
 
 bearer token     keys/api.token (the node's own: scripts, the plugin, Prometheus) or one made with `fedpacs node account
-                 token`, which has a role. The node's own alone may name a user on whose behalf it asks (X-Fedpacs-User),
-                 because Orthanc has checked that user's password.
+                 token`, which has a role. The node's own alone may name a user on whose behalf it asks (X-Fedpacs-User), with
+                 a role (X-Fedpacs-Role), because Orthanc has checked that user's password.
 session cookie   from /login with name and password; HttpOnly, SameSite=Strict, kept on the server, ends after 30 idle minutes
                  or 12 hours. A change also needs the header X-Fedpacs: 1 and the page's own origin (CSRF).
 role             viewer, data-manager, admin: what a route needs stands in one table; a route that is not in it needs an admin.
@@ -21,7 +21,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from dicom_node.accounts import Account, Accounts
+from dicom_node.accounts import ROLES, Account, Accounts
 
 COOKIE = "fedpacs_session"
 BODY_LIMIT = 64 * 1024
@@ -67,8 +67,8 @@ class Guard:
         scheme, _, token = headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer":
             if self.is_token(token):
-                user = clean_name(headers.get("x-fedpacs-user", ""))
-                return Account(f"orthanc:{user}" if user else "api", "admin")
+                user, role = clean_name(headers.get("x-fedpacs-user", "")), headers.get("x-fedpacs-role", "admin")
+                return Account(f"orthanc:{user}", role if role in ROLES else "viewer") if user else Account("api", "admin")
             script = self.accounts.token(token.strip())
             return script and Account(f"token:{script.name}", script.role)
         person = self.accounts.session(cookies.get(self.cookie, ""))

@@ -18,6 +18,7 @@ from dicom_node.orthanc_reader.ledger import Ledger, ledger_path
 from dicom_node.pause import is_paused
 from dicom_node.projects import ProjectRecord, Projects
 from dicom_node.records import Catalogue, StudyRecord
+from dicom_node.results import Results
 from dicom_node.spool import Spool
 from dicom_node.status import read_last_error
 
@@ -34,12 +35,15 @@ class NodeView:
         self.catalogue = Catalogue(storage.catalogue, storage.dataset)
         self.projects_table = Projects(storage.catalogue)
         self.audit = AuditLog(storage.audit)
-        self.ledger = Ledger(ledger_path(storage.spool), config.orthanc.url.rstrip("/")) if config.orthanc.url else None
+        sources = config.orthanc.sources
+        self.ledgers = [Ledger(ledger_path(storage.spool), source.url.rstrip("/")) for source in sources]
+        self.results = Results(config)
 
     def close(self) -> None:
-        for each in (self.spool, self.catalogue, self.projects_table, self.audit, self.ledger):
-            if each is not None:
-                each.close()
+        for each in (self.spool, self.catalogue, self.projects_table, self.audit, self.results):
+            each.close()
+        for ledger in self.ledgers:
+            ledger.close()
 
     # -- status -------------------------------------------------------------------------------------------------------
 
@@ -105,9 +109,18 @@ class NodeView:
         return [(ae, counts, _iso(last.get(ae))) for ae, counts in sorted(peers.items())]
 
     def _orthanc(self) -> dict[str, Any] | None:
-        if self.ledger is None:
+        """The sums over every Orthanc, and each; None when the node follows none."""
+        if not self.ledgers:
             return None
-        return {**self.ledger.counts(), "last_error": self.ledger.last_error()}
+        counts = [one.counts() for one in self.ledgers]
+        each = [
+            {"url": one.url, **c, "last_error": one.last_error()} for one, c in zip(self.ledgers, counts, strict=True)
+        ]
+        sums = {name: sum(one[name] for one in counts) for name in counts[0]}
+        return {**sums, "last_error": self._orthanc_error(), "each": each}
+
+    def _orthanc_error(self) -> str:
+        return next(filter(None, (one.last_error() for one in self.ledgers)), "")
 
     def _daemon(self) -> dict[str, Any]:
         """run/status.json as the daemon last wrote it; {} when there is none."""
@@ -117,9 +130,7 @@ class NodeView:
             return {}
 
     def _last_error(self) -> str:
-        if self.ledger is not None and self.ledger.last_error():
-            return self.ledger.last_error()
-        return read_last_error(self.config.storage.run)
+        return self._orthanc_error() or read_last_error(self.config.storage.run)
 
     # -- de-identified side -------------------------------------------------------------------------------------------
 

@@ -191,7 +191,7 @@ def test_an_instance_listed_is_one_the_sink_had_first(orthanc: Orthanc, reader: 
     reader.spool = Full()
     with pytest.raises(StorageError):
         follow(reader, lambda: False, 10)
-    assert reader.ledger.counts() == {"waiting": 1, "handed_over": 0, "gone": 0, "instances": 0}
+    assert reader.ledger.counts() == {"waiting": 1, "handed_over": 0, "withheld": 0, "gone": 0, "instances": 0}
     assert not reader.ledger.has(OrthancInstance("x", "y", 1))
 
 

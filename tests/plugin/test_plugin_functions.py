@@ -38,6 +38,8 @@ class FakeOrthanc(types.ModuleType):
 def load(configuration: object) -> tuple[Any, FakeOrthanc]:
     fake = FakeOrthanc(configuration)
     sys.modules["orthanc"] = fake
+    if str(SOURCE.parent) not in sys.path:  # Orthanc puts the script's folder there
+        sys.path.append(str(SOURCE.parent))
     try:
         spec = importlib.util.spec_from_file_location("fedpacs_plugin_under_test", SOURCE)
         assert spec and spec.loader
@@ -71,6 +73,19 @@ def test_good_settings_have_no_problem(plugin: Any) -> None:
         ({"TokenFile": "/t", "Url": "ftp://x"}, "Fedpacs.Url must start with"),
         ({"TokenFile": "/t", "Url": "http://192.0.2.7:8043"}, "unprotected"),
         ({}, "Fedpacs.TokenFile is not set"),
+        ({"TokenFile": "/t", "Url": "http://127.0.0.1:x"}, "Fedpacs.Url must start with"),
+        ({"TokenFile": "/t", "Offer": {"Modality": ["CT"]}}, "Fedpacs.Offer.Modality is not a setting"),
+        ({"TokenFile": "/t", "Offer": {"Modalities": "CT"}}, "Fedpacs.Offer.Modalities must look like []"),
+        ({"TokenFile": "/t", "Offer": {"Modalities": [1]}}, "Fedpacs.Offer.Modalities must be a list of texts"),
+        ({"TokenFile": "/t", "Offer": {"Metadata": {"Consent": 1}}}, "Fedpacs.Offer.Metadata must be"),
+        ({"TokenFile": "/t", "Offer": {"MinAgeDays": 9, "MaxAgeDays": 3}}, "larger than MaxAgeDays"),
+        ({"TokenFile": "/t", "Offer": {"MaxAgeDays": -1}}, "Fedpacs.Offer.MaxAgeDays must look like 0"),
+        ({"TokenFile": "/t", "Hours": ["7pm-6am"]}, "Fedpacs.Hours must be windows"),
+        ({"TokenFile": "/t", "Roles": {"alice": "root"}}, "Fedpacs.Roles must give each user"),
+        (
+            {"TokenFile": "/t", "MoreNodes": [{"Url": "http://127.0.0.1:1"}]},
+            "Fedpacs.MoreNodes (1).TokenFile is not set",
+        ),
     ],
 )
 def test_each_wrong_setting_is_named(plugin: Any, section: object, named: str) -> None:
@@ -78,20 +93,53 @@ def test_each_wrong_setting_is_named(plugin: Any, section: object, named: str) -
     assert any(named in problem for problem in problems), problems
 
 
-@given_settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+_LEAF = st.none() | st.booleans() | st.integers() | st.text() | st.floats(allow_nan=False)
+_NAMES = st.sampled_from(["Url", "TokenFile", "Modalities", "Metadata", "MaxAgeDays", "alice", "*"]) | st.text()
+_ANYTHING = st.recursive(_LEAF, lambda inner: st.lists(inner) | st.dictionaries(_NAMES, inner), max_leaves=8)
+
+
+@given_settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.dictionaries(
-        st.sampled_from(["Enabled", "Url", "TokenFile", "CaFile", "TimeoutSeconds", "Other"]),
-        st.none() | st.booleans() | st.integers() | st.text() | st.lists(st.text()) | st.floats(allow_nan=False),
+        st.sampled_from(
+            [
+                "Offer",
+                "Hours",
+                "Roles",
+                "MoreNodes",
+                "MegabytesPerSecond",
+                "Enabled",
+                "Url",
+                "TokenFile",
+                "TimeoutSeconds",
+                "Other",
+            ]
+        ),
+        _ANYTHING,
     )
 )
 def test_no_section_whatever_raises(section: dict[str, object]) -> None:
     settings, problems = _PLUGIN.read_settings({"Fedpacs": section})
-    assert set(settings) == set(_PLUGIN.DEFAULTS)
+    assert set(settings) == set(sys.modules["fedpacs_settings"].DEFAULTS)
+    json.dumps(_PLUGIN.rules(settings, problems))
+    assert _PLUGIN.role_of(settings, "alice") in ("viewer", "data-manager", "admin")
     assert all(isinstance(problem, str) for problem in problems)
 
 
 _PLUGIN, _ = load({"Fedpacs": {"TokenFile": "/nonexistent"}})
+
+
+def test_roles_are_given_by_name_then_by_star_and_wrong_ones_give_none(plugin: Any) -> None:
+    settings, _ = plugin.read_settings({"Fedpacs": {"Roles": {"alice": "admin", "*": "data-manager"}}})
+    assert [plugin.role_of(settings, user) for user in ("alice", "bob", "anonymous")] == [
+        "admin",
+        "data-manager",
+        "viewer",
+    ]
+    wrong, _ = plugin.read_settings({"Fedpacs": {"Roles": {"alice": "root"}}})
+    assert plugin.role_of(wrong, "alice") == "viewer"
+    default, _ = plugin.read_settings({})
+    assert [plugin.role_of(default, user) for user in ("alice", "anonymous")] == ["admin", "viewer"]
 
 
 def basic(user: str) -> dict[str, str]:
@@ -162,9 +210,10 @@ def test_the_plugin_needs_the_standard_library_and_orthanc_only() -> None:
     import ast
 
     names = set()
-    for node in ast.walk(ast.parse(SOURCE.read_text())):
+    for node in (n for path in SOURCE.parent.glob("*.py") for n in ast.walk(ast.parse(path.read_text()))):
         if isinstance(node, ast.Import):
             names |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             names.add((node.module or "").partition(".")[0])
-    assert names - {"orthanc"} <= sys.stdlib_module_names
+    own = {path.stem for path in SOURCE.parent.glob("fedpacs_*.py")}
+    assert names - {"orthanc"} - own <= sys.stdlib_module_names
