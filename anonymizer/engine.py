@@ -11,6 +11,7 @@ import numpy as np
 
 from anonymizer.documents import DOCUMENT, placeholder
 from anonymizer.errors import InputError, Malformed, PixelError
+from anonymizer.faces.which import face_of
 from anonymizer.model import Outcome, PixelStep
 from anonymizer.pixelstep import clean_picture
 from anonymizer.plan import Planner, Step
@@ -48,11 +49,20 @@ class Deidentifier:
     ``pixel_step`` takes the bytes of an object whose picture may hold text and gives (the bytes with a clean picture, "")
     or (None, the reason); by default the one shipped here, or none under a profile with ``pixels = "withhold"``, which
     quarantines such objects.
+
+    Faces go from whole series at once. ``series=True`` leaves that to the caller, who must hand every output whose
+    ``face`` is not empty to `anonymizer.faces.series.deface`; else each object counts as a series of its own.
     """
 
     def __init__(
-        self, profile: Profile, key: bytes, uid_root: str = "2.25", pixel_step: PixelStep | None = None
+        self,
+        profile: Profile,
+        key: bytes,
+        uid_root: str = "2.25",
+        pixel_step: PixelStep | None = None,
+        series: bool = False,
     ) -> None:
+        self.series = series
         self.profile, self.pseudonyms = profile, Pseudonyms(key, uid_root)
         self.pixel_step = pixel_step or (clean_picture if profile.pixels == "clean" else None)
         self._planners: dict[str, Planner] = {}
@@ -111,10 +121,16 @@ class Deidentifier:
         if reason:
             return outcome
         rewriter.picture_cleaned = cleaned_pixels
+        outcome.face = face_of(rewriter) if "faces" in self.profile.options else ""
+        rewriter.face_cleaned = bool(outcome.face)
         parts = rewriter.parts()
         if covered:
             rewriter.done[PIXEL_DATA] = _COVERED
         finish(outcome, rewriter, parts)
+        if outcome.face and outcome.status == "ok" and not self.series:
+            from anonymizer.faces.series import deface_alone
+
+            deface_alone(outcome)
         return outcome
 
     def _picture_may_tell(self, rw: Rewriter) -> bool:

@@ -30,6 +30,7 @@ class Outcome:
     parts: list[bytes | memoryview] | None = None
     actions: list[Action] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
+    face: str = ""  # "head" or "maybe": the output shows a face until anonymizer.faces.series has seen its whole series
 
     @property
     def output(self) -> bytes | None:

@@ -6,6 +6,7 @@ recognizable features are gone, so a file whose result here is not "ok" must not
 
 from __future__ import annotations
 
+import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from anonymizer.errors import PixelError
 from anonymizer.faces.mask import Plan, plan
 from anonymizer.faces.store import Store
 from anonymizer.faces.volume import Frame, Grid, Stack, coarse, on_frame, read_frames, stacks
+from anonymizer.model import Action, Outcome
+from anonymizer.profile import OPTIONS
 
 LEAST_FRAMES = 8  # distinct positions from which a head can be registered
 _SMALL = 80.0  # mm; a picture narrower than this shows no face
@@ -144,3 +147,23 @@ def _result(file: FaceFile, store: Store | None, reason: str, changed: int) -> F
     if reason:
         return FaceResult(file.path, "quarantined", reason)
     return FaceResult(file.path, "ok", "", changed, store.facts if store is not None else None)
+
+
+def deface_alone(outcome: Outcome) -> None:
+    """Deface an object that is a series of its own; the outcome is changed in place."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "object.dcm"
+        path.write_bytes(outcome.output or b"")
+        result = deface([FaceFile(path, outcome.face)])[0]
+        if result.status != "ok":
+            outcome.status, outcome.reason, outcome.parts = result.status, result.reason, None
+            return
+        if result.changed:
+            outcome.parts = [path.read_bytes()]
+    outcome.facts.update(result.facts or {})
+    outcome.actions += actions(result)
+
+
+def actions(result: FaceResult) -> list[Action]:
+    """What the report says of a file whose picture was changed."""
+    return [Action("7FE00010", "PixelData", "C", f"{' '.join(OPTIONS['faces'])}")] if result.changed else []

@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from anonymizer.rewrite import Rewriter
+
+_ANATOMY, _SHARED = 0x00082218, 0x52009229  # Anatomic Region Sequence, Shared Functional Groups Sequence
 
 # CT, Enhanced CT, Legacy Converted Enhanced CT; MR, Enhanced MR, Enhanced MR Color, Legacy Converted; PET likewise.
 VOLUMES = frozenset(
@@ -45,6 +52,33 @@ _ELSEWHERE = re.compile(
 )
 
 
+_DESCRIPTIONS = (0x00081030, 0x0008103E, 0x00181030, 0x00321060, 0x00400254)
+
+
+def face_of(rw: Rewriter) -> str:
+    """`may_show_face` of an object that is being rewritten, from its identified header."""
+    if rw.sop_class not in VOLUMES or 0x7FE00010 not in rw.top:
+        return ""
+    codes: frozenset[str] = frozenset()
+    if _ANATOMY in rw.top or _SHARED in rw.top:
+        codes = frozenset(_codes(rw, [rw.top[tag] for tag in (_ANATOMY, _SHARED) if tag in rw.top], 0))
+    described = " ".join(filter(None, map(rw.top_text, _DESCRIPTIONS)))
+    return may_show_face(rw.sop_class, rw.top_text(0x00080008), rw.top_text(0x00180015), codes, described)
+
+
+def _codes(rw: Rewriter, elements: list[Any], depth: int) -> list[str]:
+    """Code Values below the Anatomic Region Sequence or the Frame Anatomy Sequence (PS3.3 C.7.6.16.2.8)."""
+    found = []
+    for tag, _, _, start, stop, items in elements:
+        if tag == 0x00080100 and depth:
+            found.append(bytes(rw.data[start:stop]).strip(b" \0").decode("latin-1"))
+        elif tag in (_ANATOMY, _SHARED, 0x00209071) and items is not None:
+            for item in getattr(items, "items", ()):
+                found += _codes(rw, item.elements, depth + (tag == _ANATOMY))
+    return found
+
+
+@lru_cache(maxsize=1024)
 def may_show_face(sop_class: str, image_type: str, body_part: str, codes: frozenset[str], described: str) -> str:
     """ "head": its face must go or it is withheld; "maybe": the anatomy decides; "": no face, or not a volume.
 
