@@ -13,26 +13,35 @@ on Orthanc's side sets a flag. Nothing that goes wrong here stops Orthanc: wrong
 the page. Standard library and `orthanc` only; fedpacs_settings.py and fedpacs_explorer.py stand beside it. Written to the 4.0
 interface of orthanc-python; what newer ones changed is told apart when it is called.
 
-A site that has a Python script already puts `import fedpacs_plugin` on that script's first line: later calls of
-orthanc.RegisterOnChangeCallback and orthanc.ExtendOrthancExplorer, of which Orthanc keeps one each, are fanned out.
+A site that has a Python script already names it as SiteScript: its calls of orthanc.RegisterOnChangeCallback and
+orthanc.ExtendOrthancExplorer, of which Orthanc keeps one each, are fanned out.
 """
 
 import base64
 import functools
 import http.client
 import json
+import os
 import queue
 import re
+import runpy
 import signal
 import socket
 import ssl
+import sys
 import threading
 import time
 import urllib.parse
 
 import orthanc
-from fedpacs_explorer import EXPLORER
-from fedpacs_settings import read_settings, role_of, rules
+
+try:  # a script that raises at import stops Orthanc, and the PACS comes first
+    from fedpacs_explorer import EXPLORER
+    from fedpacs_settings import read_settings, role_of, rules
+
+    BROKEN = None
+except Exception as reason:  # noqa: BLE001 - main() logs it
+    BROKEN = reason
 
 VERSION = "0.2.0"
 OPT_OUT = re.compile(r"/orthanc/studies/[0-9a-f-]{44}/(exclude|include)")
@@ -400,7 +409,18 @@ def call_all(given):
     return on_change
 
 
+def load_site_script(path):
+    """The script that PythonScript named before us; Orthanc goes on without it when it fails."""
+    try:
+        sys.path.insert(0, os.path.dirname(path))  # noqa: PTH120 - what its own imports expect
+        runpy.run_path(path, run_name="site_script")
+    except Exception as problem:  # noqa: BLE001 - a script that raises would stop Orthanc
+        log(f"Fedpacs.SiteScript {path} failed with {type(problem).__name__}")
+
+
 def main():
+    if BROKEN:
+        raise BROKEN
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # a node that hangs up must not end Orthanc
     settings, problems = read_settings(json.loads(orthanc.GetConfiguration()))
     if not settings["Enabled"]:
@@ -415,6 +435,8 @@ def main():
     orthanc.RegisterRestCallback("/fedpacs", plugin.on_request)
     orthanc.RegisterRestCallback("/fedpacs/(.*)", plugin.on_request)
     orthanc.ExtendOrthancExplorer(EXPLORER)
+    if settings["SiteScript"]:
+        load_site_script(settings["SiteScript"])
     log(f"plugin {VERSION} is loaded, the node is expected at {settings['Url']}")
     return plugin
 

@@ -20,6 +20,7 @@ DEFAULTS = {
     "MegabytesPerSecond": 0,
     "Roles": {"*": "admin", "anonymous": "viewer"},
     "MoreNodes": [],
+    "SiteScript": "",
 }
 OFFER = {
     "Modalities": [],

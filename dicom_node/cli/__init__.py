@@ -18,6 +18,7 @@ HELP = {
     "doctor": "What is missing on this machine, and how to mend it.",
     "deid": "De-identify DICOM files.",
     "node": "The hospital's node: make it, run it, ask it.",
+    "plugin": "The plugin in Orthanc: install, uninstall.",
     "audit": "The hash-chained record of what happened and what left.",
     "project": "Projects: write, read, approve, reject.",
     "federation": "A hospital's membership in a federation: join it, show it.",

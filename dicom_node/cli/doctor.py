@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -30,11 +31,19 @@ class Finding:
     mend: str = ""
 
 
-def doctor(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+OrthancOption = Annotated[
+    Path | None,
+    typer.Option("--orthanc", metavar="DIR", help="Also the plugin in this configuration folder of an Orthanc."),
+]
+
+
+def doctor(config: ConfigOption = None, orthanc: OrthancOption = None, as_json: JsonOption = False) -> None:
     """Check this machine and, with --config, a node. Exit code 3 when something must be mended."""
     findings = list(machine())
     if config is not None or os.environ.get("FEDPACS_CONFIG") or Path("node.toml").exists():
         findings += node(config)
+    if orthanc is not None:
+        findings += plugin(orthanc, config)
     if as_json:
         print_json({"ok": all(one.ok for one in findings), "findings": [asdict(one) for one in findings]})
     else:
@@ -78,6 +87,18 @@ def node(file: Path | None) -> Iterator[Finding]:
         ("console port", config.web.host, config.web.port),
     ):
         yield _port(config, name, host, port)
+
+
+def plugin(folder: Path, file: Path | None) -> Iterator[Finding]:
+    """The plugin in an Orthanc's configuration folder."""
+    from dicom_node.plugin_setup import OrthancFolder, missing
+
+    try:
+        token = find_config(file).web.token_file.read_text(encoding="ascii") if file is not None else ""
+        for finding in missing(OrthancFolder(folder), token):
+            yield Finding(*finding)
+    except (NodeError, OSError, UnicodeDecodeError) as error:
+        yield Finding("plugin", False, "wrong", str(error))
 
 
 def _folders(config: NodeConfig) -> Iterator[Finding]:

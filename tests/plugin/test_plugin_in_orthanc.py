@@ -184,17 +184,14 @@ def test_orthanc_stops_quickly_and_cleanly_with_a_node_that_never_answers(
 def test_two_scripts_in_one_orthanc(
     orthanc: Callable[..., Orthanc], node: NodeDouble, token: Path, tmp_path: Path
 ) -> None:
-    from tests.interop.orthanc_process import PLUGIN
-
     folder = tmp_path / "scripts"
     folder.mkdir()
-    (folder / "fedpacs_plugin.py").write_text(PLUGIN.read_text())
     (folder / "our_site.py").write_text(
-        "import fedpacs_plugin\nimport orthanc\n"
+        "import orthanc\n"
         "orthanc.RegisterOnChangeCallback(lambda *e: orthanc.LogWarning('site script heard %d' % e[0]))\n"
         "orthanc.ExtendOrthancExplorer('/* site button */')\n"
     )
-    pacs = orthanc(settings(node, token), script=folder / "our_site.py")
+    pacs = orthanc({**settings(node, token), "SiteScript": str(folder / "our_site.py")})
     with pacs.client() as client:
         code = client.get("/plugins/explorer.js").text
         assert "fedpacs-button" in code and "site button" in code
