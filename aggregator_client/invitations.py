@@ -230,9 +230,10 @@ class Members:
         )
 
     def remove(self, site: str) -> None:
-        """Take a hospital out, and void its invitation."""
-        self.get(site)
-        self._file("members", site).unlink()
+        """Take a hospital out, enrolled or only invited, and void its invitation. Raises RefusedError for an unknown name."""
+        if not self._file("invited", site).exists():
+            self.get(site)
+        self._file("members", site).unlink(missing_ok=True)
         self._file("invited", site).unlink(missing_ok=True)
 
     def _file(self, kind: str, site: str) -> Path:

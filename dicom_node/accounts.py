@@ -77,10 +77,17 @@ class Accounts:
     # -- accounts -----------------------------------------------------------------------------------------------------
 
     def add(self, name: str, role: str, password: str, by: str) -> None:
-        """Make an account. Raises InputError for a bad name, role or password, RefusedError when the name is taken."""
+        """Make an account. The first must be an admin.
+
+        Raises InputError for a bad name, role or password, RefusedError when the name is taken.
+        """
         _check(name, role)
         hashed = _hash(password)
         with transaction(self._db) as db:
+            if role != "admin" and self.empty():
+                raise InputError(
+                    "The first account must be an admin, or nobody could make the next: give it that role."
+                )
             if self._row(name) is not None:
                 raise RefusedError(f"The account {name} exists already: choose another name, or change its password.")
             db.execute("INSERT INTO accounts VALUES(?,?,?,0,0,?,?)", (name, role, hashed, self._clock(), by))

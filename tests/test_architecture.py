@@ -32,6 +32,9 @@ ALLOWED = {
         "dicom_node.database",
         "dicom_node.cli.output",
         "dicom_node.cli.people",
+        "dicom_node.accounts",
+        "dicom_node.web.login",
+        "dicom_node.web.security",
     ),
     # The demo and the coordinator's yardsticks stand in for a hospital's staff: they may see the whole node.
     "aggregator_client.demo": ("trainer", "dicom_node", "anonymizer"),

@@ -233,6 +233,49 @@ def status(
 
 
 @app.command()
+def dashboard(
+    folder: DirOption = Path(),
+    port: Annotated[int, typer.Option("--port", help="Port of the dashboard.", min=1, max=65535)] = 8090,
+    host: Annotated[str, typer.Option("--host", help="Keep on loopback unless TLS stands in front.")] = "127.0.0.1",
+) -> None:
+    """Show runs, hospitals and results in the browser, and steer them there, until Ctrl-C."""
+    from aggregator_client.coordinator import settings
+    from aggregator_client.coordinator.dashboard.serve import serve
+
+    serve(settings.load(folder), host, port)
+
+
+@app.command()
+def account(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="How they log in to the dashboard.")],
+    role: Annotated[str, typer.Option("--role", help="viewer, data-manager (steers runs) or admin.")] = "viewer",
+    remove: Annotated[bool, typer.Option("--remove", help="Remove the account instead.")] = False,
+    password_file: Annotated[
+        Path | None, typer.Option("--password-file", help="Where the password stands; - is standard input.")
+    ] = None,
+    folder: DirOption = Path(),
+) -> None:
+    """Make an account of the dashboard, or remove it. The first one must be an admin."""
+    import getpass
+    from contextlib import closing
+
+    from aggregator_client.coordinator import settings
+    from aggregator_client.coordinator.dashboard.app import accounts_file
+    from dicom_node.accounts import Accounts
+    from dicom_node.audit import AuditLog
+    from dicom_node.cli.people import read_password
+
+    config = settings.load(folder)
+    with closing(AuditLog(config.root / "audit.db")) as audit:
+        with closing(Accounts(accounts_file(config), audit.append)) as accounts:
+            if remove:
+                accounts.remove(name, getpass.getuser())
+            else:
+                accounts.add(name, role, read_password(password_file), getpass.getuser())
+    print(f"{name} may not log in any more." if remove else f"{name} may log in as {role}.")
+
+
+@app.command()
 def export(
     out: Annotated[Path, typer.Option("--out", help="Zip file to write.")],
     digest: RunArgument = "",

@@ -21,8 +21,8 @@ def find_runs(config: CoordinatorConfig, prefix: str = "") -> list[Path]:
     """The folders of all runs whose digest starts with `prefix`, newest last. Raises DocumentError when none does."""
     found = [
         folder
-        for folder in config.storage.runs.glob(f"{prefix}*")
-        if (folder / "state.db").exists() and (folder / "project.json").exists()
+        for folder in config.storage.runs.glob("*")
+        if folder.name.startswith(prefix) and (folder / "state.db").exists() and (folder / "project.json").exists()
     ]
     if prefix and not found:
         raise DocumentError(f"No run here with a digest that starts with {prefix!r}: see `fedpacs coordinator status`.")
@@ -55,6 +55,14 @@ def is_running(folder: Path) -> bool:
     finally:
         os.close(descriptor)
     return False
+
+
+def running_pid(folder: Path) -> int | None:
+    """The process that runs it now."""
+    try:
+        return int((folder / "lock").read_text()) if is_running(folder) else None
+    except (OSError, ValueError):  # it is only just starting
+        return None
 
 
 def overview(folder: Path) -> dict[str, Any]:
@@ -101,6 +109,28 @@ def overview(folder: Path) -> dict[str, Any]:
         if one.number > 0
     ]
     return facts
+
+
+def table(folder: Path) -> list[dict[str, Any]]:
+    """Every site in every round, in that order, as JSON values."""
+    with closing(RunState(folder, readonly=True)) as state:
+        cells = state.table()
+    return [
+        {
+            "round": cell.round,
+            "site": cell.site,
+            "state": cell.state,
+            "reason": cell.reason,
+            "cases": cell.cases,
+            "seconds": cell.seconds,
+            "loss": cell.loss,
+            "metric": cell.metric,
+            "worst_subgroup": cell.metrics.get("worst_subgroup"),
+            "bytes_in": cell.bytes_in,
+            "bytes_out": cell.bytes_out,
+        }
+        for cell in sorted(cells, key=lambda cell: (cell.round, cell.site))
+    ]
 
 
 def _newest(cells: Sequence[SiteRound]) -> dict[str, Any]:

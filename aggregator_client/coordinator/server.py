@@ -237,13 +237,28 @@ def _summary(signed: SignedProject, state: RunState) -> dict[str, Any]:
     }
 
 
+def _lock(descriptor: int) -> None:
+    """Raises BlockingIOError. Whoever only looks (overview.is_running) holds the lock for a moment: that is waited out."""
+    end = time.monotonic() + 1.0
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.01)
+
+
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Only one process runs a project: an flock, which the kernel lets go of when the process dies."""
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock(descriptor)
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, str(os.getpid()).encode())  # for whoever wants to stop it
         yield
     except BlockingIOError:
         raise RefusedError(f"Another process runs the project in {folder}: wait for it or stop it.") from None

@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from aggregator_client.demo import charts
+from aggregator_client import charts
 from aggregator_client.demo.headers import BeforeAfter
 from aggregator_client.demo.images import FINDINGS
 from aggregator_client.demo.progress import human_bytes

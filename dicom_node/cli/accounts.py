@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import getpass
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,8 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dicom_node.cli.output import ConfigOption, JsonOption, find_config, print_json, print_table
-from dicom_node.cli.people import ByOption
-from dicom_node.errors import InputError
+from dicom_node.cli.people import ByOption, read_password
 
 if TYPE_CHECKING:
     from dicom_node.accounts import Accounts
@@ -43,20 +41,6 @@ def _opened(config: Path | None) -> Iterator[Accounts]:
         audit.close()
 
 
-def _password(file: Path | None) -> str:
-    if file is None:
-        first, second = getpass.getpass("Password: "), getpass.getpass("Again: ")
-        if first != second:
-            raise InputError("The two passwords differ: try again.")
-        return first
-    try:
-        return (sys.stdin.readline() if str(file) == "-" else file.read_text(encoding="utf-8")).rstrip("\r\n")
-    except (OSError, UnicodeDecodeError):
-        raise InputError(
-            f"The password file {file} cannot be read: name a text file that holds the password."
-        ) from None
-
-
 @app.command()
 def add(
     name: NameArgument,
@@ -67,9 +51,7 @@ def add(
 ) -> None:
     """Make an account. The first one takes the console from the token file's holder: make it an admin."""
     with _opened(config) as accounts:
-        if accounts.empty() and role != "admin":
-            raise InputError("The first account must be an admin, or nobody could make the next: add --role admin.")
-        accounts.add(name, role, _password(password_file), by or getpass.getuser())
+        accounts.add(name, role, read_password(password_file), by or getpass.getuser())
     print(f"{name} may log in as {role}.")
 
 
@@ -87,7 +69,7 @@ def password(
 ) -> None:
     """Give an account another password, and unlock it; its sessions end."""
     with _opened(config) as accounts:
-        accounts.change(name, by or getpass.getuser(), password=_password(password_file))
+        accounts.change(name, by or getpass.getuser(), password=read_password(password_file))
     print(f"{name} has a new password.")
 
 

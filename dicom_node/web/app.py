@@ -28,17 +28,16 @@ from contextlib import asynccontextmanager
 from dataclasses import asdict
 from pathlib import Path as FilePath
 from typing import Annotated, Any
-from urllib.parse import parse_qs
 
 from fastapi import Body, FastAPI, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
 from fastapi.templating import Jinja2Templates
 from pydantic import BaseModel, ConfigDict, Field
 
 from dicom_node import optout
-from dicom_node.accounts import SESSION_SECONDS, Accounts
+from dicom_node.accounts import Accounts
 from dicom_node.audit import AuditLog
 from dicom_node.config import NodeConfig
 from dicom_node.errors import ConfigError, InputError, NodeError, RefusedError, UnreachableError
@@ -46,8 +45,9 @@ from dicom_node.orthanc_reader.connect import wake_file
 from dicom_node.pause import pause, resume
 from dicom_node.vault import Vault
 from dicom_node.web import orthanc_study, pages, projects
+from dicom_node.web.login import add_sessions
 from dicom_node.web.metrics import exposition
-from dicom_node.web.security import COOKIE, Guard, GuardMiddleware, Rights
+from dicom_node.web.security import COOKIE, STATIC, Guard, GuardMiddleware, Rights
 from dicom_node.web.view import NodeView
 
 _HERE = FilePath(__file__).parent
@@ -105,10 +105,10 @@ def create_app(config: NodeConfig) -> FastAPI:
     app = FastAPI(title="fedpacs node", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
     app.state.config, app.state.guard, app.state.words = config, guard, {}
     app.state.templates = Jinja2Templates(_HERE / "templates")
-    app.mount("/static", StaticFiles(directory=_HERE / "static"))
+    app.mount("/static", StaticFiles(directory=STATIC))
     _add_errors(app)
     _add_pages(app)
-    _add_sessions(app)
+    add_sessions(app, guard, f"fedpacs node {config.node.name}", config.web.token_file.name)
     _add_reading(app)
     _add_changes(app)
     _add_orthanc(app)
@@ -170,44 +170,6 @@ def _add_pages(app: FastAPI) -> None:
             "study": shown,
         }
         return templates.TemplateResponse(request, "home.html", values)
-
-
-def _add_sessions(app: FastAPI) -> None:
-    templates: Jinja2Templates = app.state.templates
-    guard: Guard = app.state.guard
-    one_at_a_time = asyncio.Lock()
-
-    def page(request: Request, error: str = "") -> Response:
-        values = {
-            "token_file": app.state.config.web.token_file.name if guard.accounts.empty() else "",
-            "error": error,
-        }
-        return templates.TemplateResponse(request, "login.html", values, status_code=403 if error else 200)
-
-    @app.get("/login", response_class=HTMLResponse)
-    async def login_page(request: Request) -> Response:
-        return page(request)
-
-    @app.post("/login")
-    async def login(request: Request) -> Response:
-        form = parse_qs((await request.body()).decode(errors="replace"))
-        name, password = form.get("name", [""])[0], form.get("password", [""])[0]
-        async with one_at_a_time:  # whoever tries passwords gets two tries a second, and the node goes on working
-            try:
-                session = guard.log_in(name, password)
-            except RefusedError as error:
-                await asyncio.sleep(0.5)
-                return page(request, str(error))
-        answer = RedirectResponse(".", status_code=303)
-        answer.set_cookie(guard.cookie, session, max_age=SESSION_SECONDS, httponly=True, samesite="strict")
-        return answer
-
-    @app.post("/logout")
-    async def logout(request: Request) -> Response:
-        guard.accounts.log_out(request.cookies.get(guard.cookie, ""))
-        answer = JSONResponse({"logged_out": True})
-        answer.delete_cookie(guard.cookie)
-        return answer
 
 
 def _add_reading(app: FastAPI) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hmac
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -24,6 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from dicom_node.accounts import ROLES, Account, Accounts
 
 COOKIE = "fedpacs_session"
+STATIC = Path(__file__).parent / "static"  # style, script and icon, open to everybody
 BODY_LIMIT = 64 * 1024
 OPEN_PATHS = re.compile(r"/health|/login|/static/[a-z]+\.(css|js|svg)")
 HEADERS = {

@@ -120,10 +120,10 @@ def test_before_the_first_account_the_token_is_the_password_and_never_after(acco
     for name, password in (("", TOKEN), ("Ada", "t" * 42), ("Ada", "")):
         with pytest.raises(RefusedError):
             guard.log_in(name, password)
-    accounts.add("Ada", "viewer", "correct horse battery", "root")
+    accounts.add("Ada", "admin", "correct horse battery", "root")
     with pytest.raises(RefusedError):
         guard.log_in("Ada", TOKEN)
-    assert accounts.session(guard.log_in("Ada", "correct horse battery")) == Account("Ada", "viewer")
+    assert accounts.session(guard.log_in("Ada", "correct horse battery")) == Account("Ada", "admin")
 
 
 @pytest.mark.parametrize(

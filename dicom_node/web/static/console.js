@@ -73,3 +73,26 @@ async function refresh() {
 if (document.querySelector("[data-value]")) {
   setInterval(refresh, 3000);
 }
+
+// A page whose body names a source of events shows what changed without being asked; what a person is typing or has opened stays.
+const events = document.body.dataset.events;
+if (events) {
+  let first = true;
+  new EventSource(events).addEventListener("changed", async () => {
+    if (first) {
+      first = false;
+      return;
+    }
+    const busy = document.activeElement && document.activeElement.matches("input, select");
+    if (busy || document.querySelector("details[open]")) {
+      return;
+    }
+    const answer = await fetch(location.href, { credentials: "same-origin" });
+    if (answer.ok) {
+      const fresh = new DOMParser().parseFromString(await answer.text(), "text/html").getElementById("main");
+      if (fresh) {
+        document.getElementById("main").replaceWith(fresh);
+      }
+    }
+  });
+}

@@ -1,0 +1,1 @@
+"""The coordinator's dashboard: runs, sites, curves, members and evidence in the browser."""

@@ -1,0 +1,36 @@
+"""The curves of a run: every site's metric by round, the mean thick, and the worst site beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from aggregator_client import charts
+
+COLOURS = ("--c1", "--c2", "--c3", "--c4", "--c5", "--c6")
+MEAN, WORST = "mean", "worst site"
+
+
+def draw(table: Sequence[Mapping[str, Any]]) -> str:
+    """An SVG, or "" while no round has figures from every site. A site that sat a round out keeps its last figure."""
+    sites = sorted({str(cell["site"]) for cell in table if cell["metric"] is not None})
+    rounds = sorted({int(cell["round"]) for cell in table if cell["metric"] is not None})
+    known = {(cell["site"], cell["round"]): float(cell["metric"]) for cell in table if cell["metric"] is not None}
+    series: dict[str, list[float]] = {site: [] for site in sites}
+    points = []
+    for number in rounds:
+        now = {site: known.get((site, number), series[site][-1] if series[site] else None) for site in sites}
+        if any(value is None for value in now.values()):
+            continue  # before its first figure a site has no place on the chart
+        points.append(number)
+        for site, value in now.items():
+            series[site].append(float(value or 0.0))
+    if not points:
+        return ""
+    mean = [sum(values) / len(sites) for values in zip(*series.values(), strict=True)]
+    worst = [min(values) for values in zip(*series.values(), strict=True)]
+    drawn = {**series, WORST: worst, MEAN: mean} if len(sites) > 1 else {**series, MEAN: mean}
+    colours = {site: COLOURS[index % len(COLOURS)] for index, site in enumerate(sites)}
+    colours |= {MEAN: "--act", WORST: "--bad"}
+    alt = f"Metric of the global model by round at {len(sites)} sites; mean {mean[-1]:.3f}, worst {worst[-1]:.3f}"
+    return charts.lines(points, drawn, colours, {}, MEAN, alt)

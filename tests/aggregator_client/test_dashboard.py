@@ -1,0 +1,195 @@
+"""The dashboard: what it shows, who may steer, and a real run started, watched, stopped and resumed in a browser."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from starlette.testclient import TestClient
+
+from aggregator_client.coordinator import evidence, overview, settings
+from aggregator_client.coordinator.dashboard.app import accounts_file, create_app, token_file
+from aggregator_client.coordinator.settings import CoordinatorConfig
+from dicom_node.accounts import Account, Accounts
+from dicom_node.audit import AuditLog
+from dicom_node.cli import run as fedpacs
+from tests.aggregator_client import hospital, test_evidence
+
+config, signed, folder = (
+    test_evidence.config,
+    test_evidence.signed,
+    test_evidence.folder,
+)  # fixtures: a run of one round
+OWN = {"X-Fedpacs": "1", "Origin": "http://127.0.0.1:8090"}
+ARTEFACTS = Path(__file__).resolve().parents[2] / ".artefacts"
+
+
+@pytest.fixture
+def client(config: CoordinatorConfig, folder: Path) -> Iterator[TestClient]:
+    with TestClient(create_app(config, 8090), base_url="http://127.0.0.1:8090", follow_redirects=False) as made:
+        yield made
+
+
+def enter(client: TestClient, config: CoordinatorConfig, role: str) -> None:
+    with closing(Accounts(accounts_file(config))) as accounts:
+        client.cookies.set("fedpacs_coordinator_8090", accounts.open_session(Account("Cleo", role)))
+
+
+def test_a_viewer_sees_every_hospital_and_round_and_steers_nothing(
+    client: TestClient,
+    config: CoordinatorConfig,
+    folder: Path,
+) -> None:
+    assert client.get("/", headers={"Accept": "text/html"}).headers["location"] == "login"
+    enter(client, config, "viewer")
+    home = client.get("/").text
+    assert "chest" in home and "0.800" in home and "0.700" in home, "the mean and the worst hospital"
+    page = client.get(f"/runs/{folder.name}").text
+    for words in ("North", "South", "0.900", "0.700", "it is away", "<svg", "What leaves your hospital"):
+        assert words in page, words
+    facts = client.get(f"/runs/{folder.name}/facts").json()
+    assert facts["history"][0]["worst_site"] == "South" and facts["state"] == "stopped"
+    assert "resume" not in re.findall(r'data-post="([^"]*)"', page)
+    for path in (f"/runs/{folder.name}/resume", f"/runs/{folder.name}/stop", "/members/invite", "/members/remove"):
+        assert client.post(path, json={"name": "x"}, headers=OWN).status_code == 403, path
+    for path in (f"/runs/{folder.name}/evidence", "/members/North/invitation"):
+        assert client.get(path).status_code == 403, path
+    assert client.get(f"/runs/{'0' * 64}").status_code == 409
+    assert client.get("/runs/../../etc/passwd").status_code in (403, 404)
+
+
+def test_hospitals_are_invited_and_removed_and_all_is_written_down(
+    client: TestClient,
+    config: CoordinatorConfig,
+    tmp_path: Path,
+) -> None:
+    enter(client, config, "admin")
+    made = client.post("/members/invite", json={"name": "St. Anna"}, headers=OWN).json()
+    assert made["site"] == "St. Anna" and "St. Anna" in client.get("/").text
+    answer = client.get("/members/St. Anna/invitation")
+    assert "attachment" in answer.headers["content-disposition"]
+    (tmp_path / "invitation.json").write_bytes(answer.content)
+    node = tmp_path / "anna"
+    assert fedpacs(["node", "init", str(node)]) == 0
+    join = ["federation", "join", str(tmp_path / "invitation.json"), "--config", str(node / "node.toml")]
+    assert fedpacs([*join, "--out", str(tmp_path / "enrolment.json")]) == 0, "the downloaded file is an invitation"
+    assert client.get("/members/Nobody/invitation").status_code == 409
+    assert client.post("/members/remove", json={"name": "St. Anna"}, headers=OWN).json() == {"removed": "St. Anna"}
+    assert "St. Anna" not in client.get("/").text
+    with closing(AuditLog(config.root / "audit.db")) as audit:
+        kinds = [(record.kind, record.facts.get("by")) for record in audit.records()]
+    assert kinds == [("member.invited", "console:Cleo"), ("member.removed", "console:Cleo")]
+
+
+def test_the_evidence_bundle_comes_down_whole(
+    client: TestClient,
+    config: CoordinatorConfig,
+    folder: Path,
+    tmp_path: Path,
+) -> None:
+    enter(client, config, "data-manager")
+    answer = client.get(f"/runs/{folder.name}/evidence")
+    (tmp_path / "evidence.zip").write_bytes(answer.content)
+    assert evidence.verify(tmp_path / "evidence.zip").project == "chest version 1"
+
+
+def test_a_run_that_cannot_go_on_says_why(client: TestClient, config: CoordinatorConfig, folder: Path) -> None:
+    enter(client, config, "data-manager")
+    assert "does not go on" in client.post(f"/runs/{folder.name}/stop", headers=OWN).json()["error"]
+    answer = client.post(f"/runs/{'0' * 64}/start", headers=OWN)
+    assert answer.status_code == 409 and "No signed project" in answer.json()["error"]
+
+
+class Consortium:
+    """A coordinator with its dashboard, and two hospitals, as processes of their own."""
+
+    def __init__(self, root: Path) -> None:
+        ports = []
+        for _ in range(2):
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", 0))
+                ports.append(probe.getsockname()[1])
+        self.config = settings.create(root / "coordinator", name="University", host="127.0.0.1", port=ports[0])
+        self.hospitals = [
+            hospital.hospital(root / n, n, self.config, 30, seed) for seed, n in enumerate(("North", "South"))
+        ]
+        self.project = hospital.project(self.config, rounds=3, deadline_s=300)
+        (self.config.root / "project.json").write_bytes(self.project.file_bytes())
+        for one in self.hospitals:
+            one.approve(self.project)
+        self.url = f"http://127.0.0.1:{ports[1]}"
+        argv = [sys.executable, "-c", "from dicom_node.cli import main; main()", "coordinator", "dashboard"]
+        self.dashboard = subprocess.Popen(
+            [*argv, "--dir", str(self.config.root), "--port", str(ports[1])],
+            stdout=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        assert self.dashboard.stdout is not None
+        self.ready = self.dashboard.stdout.readline()
+
+    def close(self) -> None:
+        self.dashboard.terminate()
+        self.dashboard.wait(30)
+        pid = overview.running_pid(self.config.run_folder(self.project.digest))
+        if pid is not None:
+            os.kill(pid, signal.SIGKILL)
+        for one in self.hospitals:
+            one.kill()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_run_is_started_watched_stopped_and_resumed_in_a_browser(tmp_path: Path) -> None:
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("chromium is missing: apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+
+    ARTEFACTS.mkdir(exist_ok=True)
+    with closing(Consortium(tmp_path)) as world, sync_playwright() as driver:
+        assert world.url in world.ready
+        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1200, "height": 1000})
+        page.set_default_timeout(240_000)
+        page.goto(world.url)
+        page.get_by_label("Your name").fill("Cleo")
+        page.get_by_label("Password").fill(token_file(world.config).read_text().strip())
+        page.get_by_role("button", name="Log in").click()
+        page.get_by_role("button", name="Start").click()
+        page.get_by_role("link", name=world.project.document.name).click()
+        assert page.locator("#run-state").inner_text() == "running"
+        world.hospitals[0].start()
+        world.hospitals[1].start()
+        page.get_by_text(re.compile("^[12] of 3$")).wait_for()  # it comes by itself
+        page.get_by_role("button", name="Stop").click()
+        page.get_by_role("button", name="Resume").click()
+        page.get_by_text("3 of 3").wait_for()
+        page.locator("#run-state", has_text="finished").wait_for()
+        page.locator(".curves svg").wait_for()
+        page.screenshot(path=ARTEFACTS / "dashboard-run.png")
+        with page.expect_download() as waiting:
+            page.locator("#evidence").click()
+        waiting.value.save_as(tmp_path / "evidence.zip")
+        browser.close()
+        assert evidence.verify(tmp_path / "evidence.zip").round == 3
+        with closing(AuditLog(world.config.root / "audit.db")) as audit:
+            kinds = [record.kind for record in audit.records()]
+        assert kinds == ["run.start", "run.stop", "run.resume", "evidence.exported"]
+
+
+def test_accounts_of_the_dashboard_are_made_on_the_command_line(config: CoordinatorConfig, tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("correct horse battery")
+    base = ["coordinator", "account", "Cleo", "--dir", str(config.root), "--password-file", str(tmp_path / "password")]
+    assert fedpacs(base) == 4, "the first one must be an admin"
+    assert fedpacs([*base, "--role", "admin"]) == 0
+    with closing(Accounts(accounts_file(config))) as accounts:
+        assert accounts.session(accounts.log_in("Cleo", "correct horse battery")) == Account("Cleo", "admin")
+    assert fedpacs([*base, "--remove"]) == 5
