@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from trainer.errors import LabelError
-from trainer.geometry import Stack
+from trainer.geometry import Plane, Stack
 
 RTSTRUCT = "1.2.840.10008.5.1.4.1.1.481.3"
 
@@ -77,7 +77,7 @@ def _rois(ds: Any, name: str, frame_of_reference: str, classes: Sequence[str]) -
 def _structure(item: Any, where: Stack, known: set[str], name: str) -> np.ndarray:
     """One structure as a mask [slices, H, W]."""
     mask = np.zeros((len(where.planes), *where.planes[0].shape), bool)
-    to_voxel = np.linalg.inv(where.affine)
+    distances = np.array([plane.distance for plane in where.planes])
     for contour in item.get("ContourSequence") or []:
         if str(contour.get("ContourGeometricType", "")) not in ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR"):
             raise LabelError(f"structure set {name} holds a contour that is not closed and planar; export it again")
@@ -85,12 +85,19 @@ def _structure(item: Any, where: Stack, known: set[str], name: str) -> np.ndarra
         if absent:
             raise LabelError(f"structure set {name} refers to images that this node lacks; send the whole series")
         points = np.array(contour.ContourData, float).reshape(-1, 3)
-        voxels = (to_voxel @ np.c_[points, np.ones(len(points))].T)[:3].T
-        plane = round(float(voxels[:, 0].mean()))
-        if not 0 <= plane < len(mask) or np.abs(voxels[:, 0] - plane).max() > 0.25:
+        away = np.abs((points @ where.planes[0].normal)[:, None] - distances[None])
+        at = int(away.mean(0).argmin())
+        if away[:, at].max() > 0.25 * where.step:
             raise LabelError(f"structure set {name} has a contour between the planes of its images; resample it first")
-        mask[plane] ^= _inside(voxels[:, 1:], mask.shape[1:])
+        mask[at] ^= _inside(_pixels(points, where.planes[at]), where.planes[at].shape)
     return mask
+
+
+def _pixels(points: np.ndarray, plane: Plane) -> np.ndarray:
+    """Points in LPS mm as (row, column) of a plane, counted from the first voxel's centre."""
+    offset = points - np.array(plane.position)
+    along = np.array([plane.orientation[3:], plane.orientation[:3]])
+    return np.asarray(offset @ along.T / np.array(plane.spacing))
 
 
 def _inside(corners: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydicom.dataset import Dataset
 
 from trainer.errors import LabelError
 from trainer.geometry import Stack
@@ -38,6 +39,7 @@ def read_segmentation(path: Path, where: Stack, frame_of_reference: str, classes
     shape = (int(seg.Rows), int(seg.Columns))
     if shape != where.planes[0].shape:
         raise LabelError(f"segmentation {name} is {shape[0]} × {shape[1]}, unlike its images; resample it first")
+    _check_place(seg, where, name)
     stored = _pixels(seg, uids, sorted(wanted), name)
     out = np.zeros((len(uids), *shape), np.uint8)
     taken = np.zeros(out.shape, bool)
@@ -63,12 +65,42 @@ def _pixels(seg: Any, uids: list[str], numbers: list[int], name: str) -> np.ndar
     """float32 [slices, H, W, segments]; get_volume would span the stored frames only and so misalign sites."""
     try:
         values = seg.get_pixels_by_source_instance(
-            uids, segment_numbers=numbers, rescale_fractional=True, assert_missing_frames_are_empty=True
+            uids,
+            segment_numbers=numbers,
+            rescale_fractional=True,
+            assert_missing_frames_are_empty=True,
+            ignore_spatial_locations=True,  # `_check_place` has compared them; few writers declare them preserved
         )
     except (RuntimeError, ValueError, KeyError) as err:
         reason = str(err).split(". ")[0][:160]
         raise LabelError(f"segmentation {name} cannot be laid on its images ({reason}); export it again") from err
     return np.asarray(values, np.float32)
+
+
+def _check_place(seg: Any, where: Stack, name: str) -> None:
+    """Every frame must lie on the plane of the image it was derived from."""
+    planes = {plane.sop_uid: plane for plane in where.planes}
+    shared = (seg.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
+    for frame in seg.get("PerFrameFunctionalGroupsSequence") or []:
+        place = _group(frame, shared, "PlanePositionSequence")
+        turned = _group(frame, shared, "PlaneOrientationSequence")
+        sources = [
+            planes[str(image.ReferencedSOPInstanceUID)]
+            for step in frame.get("DerivationImageSequence") or []
+            for image in step.get("SourceImageSequence") or []
+            if str(image.ReferencedSOPInstanceUID) in planes
+        ]
+        if place is None or turned is None or len(sources) != 1:
+            continue  # a label of a whole multi-frame image, which highdicom indexes by frame number
+        at, cosines = np.array(place.ImagePositionPatient, float), np.array(turned.ImageOrientationPatient, float)
+        off = np.abs(at - np.array(sources[0].position)).max()
+        if off > 0.1 * min(sources[0].spacing) or not np.allclose(cosines, sources[0].orientation, atol=1e-3):
+            raise LabelError(f"segmentation {name} lies elsewhere than the images it refers to; resample it first")
+
+
+def _group(frame: Any, shared: Any, name: str) -> Any:
+    found = frame.get(name) or shared.get(name)
+    return found[0] if found else None
 
 
 def _match_segments(seg: Any, classes: Sequence[str]) -> dict[int, int]:

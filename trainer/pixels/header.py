@@ -136,8 +136,8 @@ def _skip_item(data: bytes | memoryview, at: int, explicit: bool, depth: int) ->
 def _header(found: dict[int, bytes], offset: int, length: int) -> PixelHeader:
     signed = _short(found[0x00280103]) == 1
     samples = _short(found.get(0x00280002, b"\1\0"))
-    if b"SUV" in found.get(0x00541001, b""):
-        raise _Unusual
+    if _text(found.get(0x00541001, b"")) == "BQML":
+        raise _Unusual  # becomes SUV, which needs the radiopharmaceutical's sequence
     return PixelHeader(
         rows=_short(found[0x00280010]),
         columns=_short(found[0x00280011]),

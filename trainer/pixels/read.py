@@ -3,7 +3,7 @@
 Native little-endian files are read through the remembered pixel offset and np.frombuffer; every other transfer
 syntax and
 every unusual header goes through pydicom. The VOI LUT is not applied; the modality transform, MONOCHROME1 and pixel
-padding are (PS3.3 C.11.1, C.7.6.3.1.2, C.7.5.1.1.2).
+padding are (PS3.3 C.11.1, C.7.6.3.1.2, C.7.5.1.1.2), and PET in Bq/ml becomes SUV by body weight.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 
 from trainer.errors import PixelError
 from trainer.pixels.header import PixelHeader, scan
+from trainer.pixels.suv import is_activity, suv_factor
 
 _LARGEST = 1 << 31  # bytes of one decoded image
 _PIXEL_TAG = b"\xe0\x7f\x10\x00"
@@ -162,7 +163,8 @@ def _modality_units(ds: Any, stored: np.ndarray) -> np.ndarray:
     shared = (ds.get("SharedFunctionalGroupsSequence") or [None])[0]
     groups = ds.get("PerFrameFunctionalGroupsSequence") or []
     if shared is None and not groups:
-        return np.asarray(apply_modality_lut(stored, ds), np.float32)
+        values = np.asarray(apply_modality_lut(stored, ds), np.float32)
+        return values * np.float32(suv_factor(ds)) if is_activity(ds) else values
     values = stored.astype(np.float32)
     for index in range(len(values)):
         item = groups[index] if index < len(groups) else None
