@@ -11,7 +11,7 @@ import stat
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from types import FrameType
@@ -19,6 +19,7 @@ from typing import Any
 
 from anonymizer.engine import Deidentifier
 from anonymizer.errors import InputError, KeyFileError, OutputError
+from anonymizer.faces.staged import Staged, finish, staging
 from anonymizer.model import Action, Outcome
 from anonymizer.profile import Profile
 
@@ -40,10 +41,11 @@ class Line:
     sop_instance_uid: str = ""
     actions: tuple[Action, ...] = ()
     study_instance_uid: str = ""
+    staged: Staged | None = None  # its face must go before it counts
 
     def json(self) -> str:
         """The line as JSON; ``actions`` is a list of {"tag", "keyword", "action", "rule"}."""
-        facts = {k: v for k, v in vars(self).items() if k not in ("actions", "study_instance_uid")}
+        facts = {k: v for k, v in vars(self).items() if k not in ("actions", "study_instance_uid", "staged")}
         return f'{json.dumps(facts)[:-1]}, "actions": {_actions_json(self.actions)}}}'
 
 
@@ -62,6 +64,7 @@ class Job:
     uid_root: str = "2.25"
     seconds: float = SECONDS
     memory: int = MEMORY
+    staging: Path | None = None  # where heads wait for the rest of their series
 
 
 def load_key(path: Path | None) -> bytes:
@@ -120,19 +123,65 @@ def run(job: Job, pairs: list[tuple[Path, Path]], workers: int, each: Callable[[
 
     A file that ends its process (a fault in a decoder, too much memory, a hang) gets its line like any other.
     """
+    with staging([target for _, target in pairs]) as place:
+        job = replace(job, staging=place)
+        waiting: dict[str, list[Line]] = {}
+        for line in _objects(job, pairs, workers):
+            if line.staged is None:
+                each(line)
+            else:
+                waiting.setdefault(line.staged.series or line.source, []).append(line)
+        for line in _faces(job, list(waiting.values()), workers):
+            each(line)
+
+
+def _objects(job: Job, pairs: list[tuple[Path, Path]], workers: int) -> Iterator[Line]:
     chunks = [pairs[i : i + CHUNK] for i in range(0, len(pairs), CHUNK)]
     broken: list[list[tuple[Path, Path]]] = []
     with ProcessPoolExecutor(max(1, workers), initializer=_start, initargs=(job,)) as pool:
         pending = [(chunk, _submit(pool, chunk)) for chunk in chunks]
         for chunk, future in pending:
             try:
-                for line in future.result() if future else _raise_broken():
-                    each(line)
+                yield from future.result() if future else _raise_broken()
             except BrokenProcessPool:
                 broken.append(chunk)
     for chunk in broken:
-        for line in _alone(job, chunk):
-            each(line)
+        yield from _alone(job, chunk)
+
+
+def _faces(job: Job, series: list[list[Line]], workers: int) -> Iterator[Line]:
+    """The lines of the series whose faces had to go; a series that ends its process is quarantined."""
+    if not series:
+        return
+    again = []
+    with ProcessPoolExecutor(max(1, workers), initializer=_start, initargs=(job,)) as pool:
+        pending = [(lines, _submitted(pool, lines)) for lines in series]
+        for lines, future in pending:
+            try:
+                yield from future.result() if future else _raise_broken()
+            except BrokenProcessPool:
+                again.append(lines)
+    for lines in again:
+        try:
+            with ProcessPoolExecutor(1, initializer=_start, initargs=(job,)) as pool:
+                yield from pool.submit(_series, lines).result()
+        except BrokenProcessPool:
+            yield from (_withheld(line, "the process that looked for its face died") for line in lines)
+
+
+def _submitted(pool: ProcessPoolExecutor, lines: list[Line]) -> Future[list[Line]] | None:
+    try:
+        return pool.submit(_series, lines)
+    except BrokenProcessPool:
+        return None
+
+
+def _series(lines: list[Line]) -> list[Line]:
+    return _worker.series(lines)
+
+
+def _withheld(line: Line, reason: str) -> Line:
+    return replace(line, output=None, status="quarantined", reason=reason, staged=None)
 
 
 def _raise_broken() -> list[Line]:
@@ -183,7 +232,8 @@ class Worker:
 
     def __init__(self, job: Job, guarded: bool = False) -> None:
         self.guarded = guarded
-        self.deid = Deidentifier(job.profile, job.key, job.uid_root)
+        self.deid = Deidentifier(job.profile, job.key, job.uid_root, series=job.staging is not None)
+        self.staging, self._staged = job.staging, 0
         self.seconds = job.seconds
         self._folders: set[str] = set()
 
@@ -207,9 +257,13 @@ class Worker:
         return self._account(source, target, outcome)
 
     def _account(self, source: Path, target: Path, outcome: Outcome) -> Line:
-        written = None
+        written = staged = None
         if outcome.status == "ok" and outcome.parts is not None:
-            self._write(target, outcome.parts)
+            if self.staging is not None and outcome.face:
+                self._staged += 1
+                place = self.staging / f"{os.getpid()}-{self._staged}.dcm"
+                staged = Staged(place, target, str(outcome.facts.get("series_uid") or ""), outcome.face)
+            self._write(staged.path if staged else target, outcome.parts)
             written = str(target)
         return Line(
             str(source),
@@ -219,7 +273,32 @@ class Worker:
             outcome.sop_instance_uid,
             tuple(outcome.actions),
             outcome.study_instance_uid,
+            staged,
         )
+
+    def series(self, lines: list[Line]) -> list[Line]:
+        """Take the faces off one series of staged files. Raises OutputError when an output cannot be written."""
+        from anonymizer.faces.series import actions
+
+        files = [line.staged for line in lines if line.staged is not None]
+        reason = ""
+        try:
+            with _time_limit(5 * self.seconds + len(lines), self.guarded):
+                results = finish(files)
+        except _TimeUp:
+            reason = "looking for its face took longer than is allowed"
+        except (MemoryError, OSError, ValueError, IndexError, KeyError, AttributeError, TypeError) as error:
+            reason = f"its face could not be looked for ({type(error).__name__})"
+        if reason:
+            for file in files:
+                file.target.unlink(missing_ok=True)
+            return [_withheld(line, reason) for line in lines]
+        return [
+            replace(line, staged=None, actions=line.actions + tuple(actions(result)))
+            if result.status == "ok"
+            else _withheld(line, result.reason)
+            for line, result in zip(lines, results, strict=True)
+        ]
 
     def _write(self, target: Path, parts: list[bytes | memoryview]) -> None:
         folder, name = os.path.split(target)

@@ -97,7 +97,7 @@ def _one_stack(
                 raise PixelError(reason)
             return
         modality = str(stores[stack.chosen[0].source].header.get("Modality", ""))
-        grid = coarse(stack, lambda f: stores[f.source].frame(f.index))
+        grid = coarse(stack, lambda f: stores[f.source].frame(f.number))
         decided = plan(grid, modality, certain)
         if volumes is not None:
             volumes.append(Volume(stack, grid, decided))
@@ -135,8 +135,8 @@ def _erase(stack: Stack, grid: Grid, removed: Array, stores: dict[int, Store], d
         if place not in geometry:
             geometry = {place: on_frame(removed, grid, frame)}  # frames of one position follow each other
         if geometry[place].any():
-            by_source.setdefault(frame.source, []).append((frame.index, geometry[place]))
-    slopes = {(f.source, f.index): (f.slope, f.intercept) for f in stack.frames}
+            by_source.setdefault(frame.source, []).append((frame.number, geometry[place]))
+    slopes = {(f.source, f.number): (f.slope, f.intercept) for f in stack.frames}
     for source, changes in by_source.items():
         done[source] += stores[source].erase(changes, {i: slopes[source, i] for i, _ in changes})
 

@@ -39,9 +39,9 @@ class Store:
     def frame(self, index: int) -> Array:
         """The stored values of one frame, counted from 0."""
         try:
-            values, _ = get_decoder(UID(self.header.file_meta.TransferSyntaxUID)).as_array(
-                self.header, index=index, raw=True
-            )
+            # a classic object is read each time, so that a series never lies in memory as a whole
+            ds = pydicom.dcmread(self.path) if self.frames == 1 else self.header
+            values, _ = get_decoder(UID(ds.file_meta.TransferSyntaxUID)).as_array(ds, index=index, raw=True)
         except Exception as error:
             raise PixelError("its picture cannot be decoded, so its face cannot be removed") from error
         return np.asarray(values)

@@ -76,7 +76,7 @@ def build(folder: Path) -> None:
     near = ((x / 67) ** 2 + ((y - 3) / 87) ** 2 + ((z - 3) / 72) ** 2 < 1) & (z > base)
     near &= ~((np.abs(x) > 57) & (z < -15))  # the temporal muscles
     brain = brain_of_mr(grid, head, near, near & shrunk(head, SCALP, grid.spacing))
-    packed = {name: np.packbits(mask) for name, mask in zip(_MASKS, (head, brain, deep), strict=True)}
+    packed: dict[str, Any] = {name: np.packbits(mask) for name, mask in zip(_MASKS, (head, brain, deep), strict=True)}
     np.savez_compressed(DATA, values=values, origin=np.array(origin), **packed)
 
 

@@ -17,10 +17,10 @@ Array = NDArray[Any]
 
 
 class Frame(NamedTuple):
-    """One frame: where it is stored (object number, frame number) and where it lies. Lengths in mm, patient axes (LPS)."""
+    """One frame: its object, its ``number`` there (from 0) and where it lies. Lengths in mm, patient axes (LPS)."""
 
     source: int
-    index: int
+    number: int
     rows: int
     columns: int
     position: tuple[float, float, float]
@@ -121,7 +121,7 @@ def _sort(stack: Stack) -> None:
     def depth(frame: Frame) -> float:
         return float(np.dot(stack.normal, frame.position))
 
-    stack.frames.sort(key=lambda f: (round(depth(f), 2), f.order, f.source, f.index))
+    stack.frames.sort(key=lambda f: (round(depth(f), 2), f.order, f.source, f.number))
     depths: list[float] = []
     for frame in stack.frames:
         if not depths or depth(frame) - depths[-1] > 0.05:

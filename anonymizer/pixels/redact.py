@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -138,10 +139,10 @@ def redact(ds: Dataset, regions: Regions) -> None:
     photometric = str(ds.get("PhotometricInterpretation", ""))
     if UID(ds.file_meta.TransferSyntaxUID) == JPEGBaseline8Bit:
         _replace(
-            ds, {i: lambda data, found=found: _rewrite_jpeg(data, found, photometric) for i, found in regions.items()}
+            ds, {i: partial(_rewrite_jpeg, regions=found, photometric=photometric) for i, found in regions.items()}
         )
         return
-    change_frames(ds, {i: lambda frame, found=found: cover(frame, found, photometric) for i, found in regions.items()})
+    change_frames(ds, {i: partial(cover, regions=found, photometric=photometric) for i, found in regions.items()})
 
 
 def change_frames(ds: Dataset, changes: Mapping[int, Change]) -> None:
@@ -153,7 +154,9 @@ def change_frames(ds: Dataset, changes: Mapping[int, Change]) -> None:
         syntax = UID(ds.file_meta.TransferSyntaxUID)
         colour = int(ds.get("SamplesPerPixel") or 1) > 1
         if syntax in _ENCODER and (not colour or syntax == RLELossless):
-            _replace(ds, {i: lambda _, i=i, c=c: _rewrite_lossless(ds, syntax, i, c) for i, c in changes.items()})
+            _replace(
+                ds, {i: partial(_rewrite_lossless, ds=ds, syntax=syntax, index=i, change=c) for i, c in changes.items()}
+            )
             return
         _decompress(ds)
     buffer = bytearray(ds.PixelData)
@@ -206,7 +209,7 @@ def _rewrite_jpeg(data: bytes, regions: list[TextRegion], photometric: str) -> b
     return out.getvalue()
 
 
-def _rewrite_lossless(ds: Dataset, syntax: UID, index: int, change: Change) -> bytes:
+def _rewrite_lossless(_: bytes, ds: Dataset, syntax: UID, index: int, change: Change) -> bytes:
     target, plugin = _ENCODER[syntax]
     try:
         frame, meta = get_decoder(syntax).as_array(ds, index=index, raw=True)
