@@ -19,7 +19,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -29,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 ROOT = Path(__file__).resolve().parents[1]
 NETWORK = {"name": "small_resnet", "args": {"in_channels": 1, "classes": 3, "widths": [16, 32, 64], "norm": "batch"}}
 PARAMETERS = 77_000
+POLL_SECONDS = 1.0  # node.toml's default
 APP = {
     "pyproject.toml": """
 [build-system]
@@ -198,8 +198,11 @@ def site(folder: Path, name: str, port: int) -> None:
     link = FlowerLink(
         f"127.0.0.1:{port}", authority, load_node_key(keys[name].flower_file.read_bytes()), folder / f"f-{name}"
     )
-    federation.Site(name, keys[name], coordinator, link).start()
-    threading.Event().wait()
+    stand_in = federation.Site(name, keys[name], coordinator, link)
+    while True:
+        delivery = link.next(POLL_SECONDS)
+        if delivery is not None and (reply := stand_in.handle(delivery.payload)) is not None:
+            link.reply(delivery, reply)
 
 
 def _listens(port: int) -> bool:

@@ -21,6 +21,7 @@ from dicom_node.errors import StorageError
 from tests.aggregator_client import hospital
 from tests.aggregator_client.hospital import until
 
+LIMIT = 300  # seconds that only a very crowded machine needs
 RUN = """
 import sys, json
 from pathlib import Path
@@ -45,7 +46,8 @@ class World:
         self.config = settings.create(root / "coordinator", name="University", host="127.0.0.1", port=port)
         names = ["North", "South"]
         self.hospitals = [hospital.hospital(root / n, n, self.config, 30, seed) for seed, n in enumerate(names)]
-        self.project = hospital.project(self.config, local={"epochs": 2, "batch": 12, "lr": 3e-3})
+        local = {"epochs": 1, "batch": 12, "lr": 3e-3}
+        self.project = hospital.project(self.config, local=local, deadline_s=600.0)
         self.file = root / "project.json"
         self.file.write_bytes(self.project.file_bytes())
         self.folder = self.config.run_folder(self.project.digest)
@@ -61,7 +63,7 @@ class World:
         )
         return self.process
 
-    def result(self, seconds: float = 150) -> dict:
+    def result(self, seconds: float = 600) -> dict:
         out, _ = self.process.communicate(timeout=seconds)
         assert self.process.returncode == 0, (self.root / "coordinator.stderr").read_text()[-3000:]
         return json.loads(out)
@@ -77,13 +79,8 @@ class World:
         return (self.folder / "checkpoints" / f"round-{number:04d}.safetensors").exists()
 
     def forget(self) -> None:
-        """Everything that was run is gone; the same sites, data, keys and project stay."""
-        for one in self.hospitals:
-            one.kill()
-            shutil.rmtree(one.config.storage.federation)
-            one.config.storage.federation.mkdir()
+        """The coordinator forgets its run, so that the next one is another to the sites, which stay as they are."""
         shutil.rmtree(self.config.root / "runs")
-        shutil.rmtree(self.config.root / "superlink")
 
     def close(self) -> None:
         if self.process is not None and self.process.poll() is None:
@@ -119,21 +116,19 @@ def test_killed_coordinator_and_killed_site_go_on_to_the_same_model(world):
 
     world.forget()
     south = world.hospitals[1]
-    for one in world.hospitals:
-        one.start()
     world.coordinate("run")
-    until(lambda: world.done(1), 60, "the first round")
+    until(lambda: world.done(1), LIMIT, "the first round")
     world.process.kill()  # the coordinator, in round 2
     world.process.wait()
     world.coordinate("resume")
     until(
         lambda: (2, "South") in world.table() and world.table()[2, "South"].state in ("asked", "accepted"),
-        60,
+        LIMIT,
         "round 2",
     )
     south.kill()  # a site, at work
     south.start()
-    until(lambda: any(cell.state == "accepted" for key, cell in world.table().items() if key[0] == 3), 90, "round 3")
+    until(lambda: any(cell.state == "accepted" for key, cell in world.table().items() if key[0] == 3), LIMIT, "round 3")
     world.process.kill()  # the coordinator, with one update of the last round kept
     world.process.wait()
     world.coordinate("resume")
@@ -150,7 +145,7 @@ def test_a_site_that_did_not_approve_is_named_with_its_reason(world):
     for one in world.hospitals:
         one.start()
     world.coordinate("run")
-    until(lambda: (1, "South") in world.table() and world.table()[1, "South"].state == "refused", 60, "the refusal")
+    until(lambda: (1, "South") in world.table() and world.table()[1, "South"].state == "refused", LIMIT, "the refusal")
     assert "rejected" in world.table()[1, "South"].reason
     south.approve(world.project)  # it is asked again while the round is short, so the run goes on by itself
     assert world.result()["rounds"] == 3

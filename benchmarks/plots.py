@@ -1,0 +1,92 @@
+"""Draws docs/*.svg from the rows that benchmarks/algorithms.py and malicious.py keep with --out.
+
+python benchmarks/plots.py --algorithms chest.jsonl --malicious malicious.jsonl --docs docs
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("svg")
+from matplotlib import pyplot
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.algorithms import kept_rows, summary
+from benchmarks.malicious import ATTACKS, RULES
+
+STYLE = {
+    "font.size": 8,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "fedpacs",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
+
+
+def algorithms(rows: list[dict[str, Any]], out: Path) -> None:
+    """Test metric of every algorithm, seeds as dots, CDS as a line, in the order of the means."""
+    found = summary(rows)
+    names = sorted(found, key=lambda name: found[name]["test"])
+    figure, axes = pyplot.subplots(figsize=(6.5, 0.19 * len(names) + 0.8))
+    places = np.arange(len(names))
+    axes.barh(places, [found[name]["test"] for name in names], color="#8fb4d9", height=0.7)
+    for place, name in zip(places, names, strict=True):
+        seeds = found[name]["seeds"]
+        axes.plot(seeds, [place] * len(seeds), ".", color="#1f3b57", markersize=4)
+    if "cds" in found:
+        axes.axvline(found["cds"]["test"], color="#b04a3a", linewidth=1)
+    axes.set_yticks(places, names)
+    axes.set_xlim(0.7, 0.95)
+    axes.set_xlabel("macro AUC on the test patients of all hospitals (dots: seeds; line: pooled data)")
+    _save(figure, out)
+
+
+def malicious(rows: list[dict[str, Any]], out: Path) -> None:
+    """A table of rules against attacks, coloured by the AUC."""
+    values = np.array([[_mean(rows, rule, attack) for attack in ATTACKS] for rule in RULES])
+    figure, axes = pyplot.subplots(figsize=(6.5, 2.6))
+    axes.imshow(values, cmap="RdYlGn", vmin=0.5, vmax=0.9, aspect="auto")
+    axes.set_xticks(range(len(ATTACKS)), ATTACKS)
+    axes.set_yticks(range(len(RULES)), list(RULES))
+    for (row, column), value in np.ndenumerate(values):
+        axes.text(column, row, "" if np.isnan(value) else f"{value:.2f}", ha="center", va="center")
+    _save(figure, out)
+
+
+def _mean(rows: list[dict[str, Any]], rule: str, attack: str) -> float:
+    found = [row["test"] for row in rows if (row["rule"], row["attack"]) == (rule, attack)]
+    return float(np.mean(found)) if found else float("nan")
+
+
+def _save(figure: Any, out: Path) -> None:
+    figure.tight_layout()
+    figure.savefig(out, metadata={"Date": None})
+    pyplot.close(figure)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--algorithms", type=Path)
+    parser.add_argument("--malicious", type=Path)
+    parser.add_argument("--docs", type=Path, default=Path("docs"))
+    given = parser.parse_args()
+    pyplot.rcParams.update(STYLE)
+    if given.algorithms:
+        rows = [
+            one for one in kept_rows(given.algorithms) if (one["task"], one["scenario"]) == ("chest", "dirichlet-0.3")
+        ]
+        algorithms(rows, given.docs / "algorithms.svg")
+    if given.malicious:
+        malicious(kept_rows(given.malicious), given.docs / "malicious.svg")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
