@@ -110,7 +110,7 @@ def federate(
                 settings, strategy, given, sites[i], spec, seed * 1000 + number * 10 + i, homes[i]
             )
             if transfer is None:
-                outcome.sent[i] += len(weights.to_bytes(update.weights)) + len(weights.to_bytes(update.extra))
+                outcome.sent[i] += sum(len(weights.to_bytes(part)) for part in (update.weights, update.extra) if part)
             else:
                 data, left[i] = compress(update.weights, current, transfer, seed * 1000 + number * 10 + i, left[i])
                 outcome.sent[i] += len(data)

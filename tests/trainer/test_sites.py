@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from benchmarks import sites
-from benchmarks.algorithms import SETTINGS, megabytes
+from benchmarks.algorithms import CHEST, megabytes, summary
+from trainer import weights
+from trainer.local.training import train
 
 pytestmark = pytest.mark.skipif(not sites.DATA.exists(), reason="the shared test data is not beside this checkout")
 
@@ -49,6 +51,38 @@ def test_a_style_changes_the_look_and_none_changes_nothing(patients: sites.Patie
         assert np.abs(style.apply(image, random).astype(int) - image).mean() > 3
 
 
-def test_bytes_sent_are_those_of_the_weights_file() -> None:
-    assert megabytes(SETTINGS, "fedavg") == pytest.approx(16 * megabytes(SETTINGS, "single"), rel=0.01)
-    assert megabytes(SETTINGS, "local") == 0 < megabytes(SETTINGS, "single") < 0.4
+def test_a_simulated_round_is_the_strategy_s_and_its_bytes_are_counted(patients: sites.Patients) -> None:
+    from dataclasses import replace
+
+    from aggregator_client.coordinator.strategies import choose
+    from benchmarks import simulation as sim
+
+    network = {"in_channels": 1, "classes": 3, "widths": [4, 8], "norm": "batch"}
+    settings = replace(CHEST, args=network, size=32, rounds=2).but(epochs=1, augment="none")
+    two = [sim.Site(*(sites.prepare(patients, rows, sites.Style(), 32, 0),) * 3) for rows in (range(24), range(24, 64))]
+    done = sim.federate(settings, two, choose("fedavg", {}), 0)
+    assert done.sent == [2 * int(1e6 * megabytes(settings))] * 2 and len(done.trace) == 2
+    models = []
+    for i, site in enumerate(two):  # the first round by hand
+        model = settings.build()
+        weights.into_module(model, settings.start(0))
+        train(model, site.train, settings.at(0, 2), classes=3, seed=10 + i)
+        models.append(weights.from_module(model))
+    first = sim.federate(replace(settings, rounds=2), two, choose("fedavg", {}), 0, rounds=1, trace_every=9)
+    by_hand = weights.average(models, [24, 40])
+    assert first.models.keys() == by_hand.keys()
+    again = sim.federate(settings, two, choose("fedavg", {}), 0)
+    assert all(np.array_equal(again.models[n], done.models[n]) for n in by_hand)
+    assert all(np.allclose(first.models[n], by_hand[n], atol=1e-5) for n in by_hand)
+
+
+def test_the_summary_compares_with_pooled_data() -> None:
+    common = {"task": "chest", "scenario": "iid", "seconds": 1.0, "sent": [2_000_000, 4_000_000]}
+    rows = [
+        {**common, "algorithm": "cds", "seed": 0, "test": 0.9, "validation": 0.8, "per_site": [0.9, 0.9], "trace": []},
+        {**common, "algorithm": "fedavg", "seed": 0, "test": 0.81, "validation": 0.78, "per_site": [0.7, 0.9],
+         "trace": [0.5, 0.75, 0.77]},
+    ]  # fmt: skip
+    found = summary(rows)["fedavg"]
+    assert found["percent_of_cds"] == 90 and found["rounds_to_95_percent"] == [3] and found["mb_sent_per_site"] == 3
+    assert found["worst_site"] == 0.7 and found["bias_last_minus_first"] == found["spread"] == 0.2
