@@ -22,7 +22,7 @@ def open_pipeline(config: NodeConfig) -> Pipeline:
     vault = Vault.open(config)
     profile = load_profile(config.deid.profile)
     step = default_pixel_step() if profile.pixels == "clean" else None
-    deid = Deidentifier(profile, key=vault.pseudonym_key, uid_root=config.deid.uid_root, pixel_step=step)
+    deid = Deidentifier(profile, key=vault.pseudonym_key, uid_root=config.deid.uid_root, pixel_step=step, series=True)
     return Pipeline(config, deid, vault, Spool(config.storage.spool))
 
 

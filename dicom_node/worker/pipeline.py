@@ -12,7 +12,7 @@ which nothing is left, or whose instances disagree about the patient, is quarant
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -26,6 +26,7 @@ from dicom_node.records import Catalogue, LabelRecord, StudyRecord
 from dicom_node.spool import Spool, StoredInstance, StudyRow
 from dicom_node.vault import Vault
 from dicom_node.worker.assemble import Clean, Crossing, instance_record, study_record, with_earlier
+from dicom_node.worker.heads import Heads
 from dicom_node.worker.limits import SECONDS, SECONDS_PER_MB, time_limit
 from dicom_node.worker.output import StudyWriter, quarantine_file, release_quarantine
 
@@ -83,6 +84,7 @@ class Pipeline:
 
     def _cross(self, study: StudyRow, writer: StudyWriter, attempt: int, progress: Callable[[], None]) -> Crossing:
         crossing, aside = Crossing(), set()
+        heads = Heads(self.config.storage.spool / "faces" / study.study_key)
         for instance in self.spool.instances(study.study_key):
             progress()
             data, reason = self._read(instance, attempt)
@@ -92,12 +94,19 @@ class Pipeline:
                 aside.add(instance.id)
                 quarantine_file(self.config.storage.quarantine, study.study_key, instance.id, data, reason)
                 continue
-            output = outcome.output  # joined at each asking
-            path = writer.write(outcome.sop_instance_uid, output)
-            digest = hashlib.sha256(output).hexdigest()
-            crossing.clean.append(
-                Clean(outcome.sop_instance_uid, writer.study_uid, outcome.patient, path, digest, outcome.facts)
-            )
+            if getattr(outcome, "face", ""):
+                heads.add(instance, outcome)
+            else:
+                crossing.clean.append(_written(writer, outcome, outcome.output, outcome.facts))
+        earlier = {i.series_uid for i in self.spool.instances(study.study_key, "purged")}
+        for head in heads.defaced(earlier, self.seconds, progress):
+            if head.reason:
+                crossing.set_aside[head.reason] += 1
+                aside.add(head.instance.id)
+                data = self.spool.read(head.instance)
+                quarantine_file(self.config.storage.quarantine, study.study_key, head.instance.id, data, head.reason)
+            else:
+                crossing.clean.append(_written(writer, head.outcome, head.data, head.facts))
         release_quarantine(self.config.storage.quarantine, study.study_key, aside)
         return crossing
 
@@ -202,6 +211,12 @@ class Pipeline:
             reason=record.reason,
             profile=self.config.deid.profile,
         )
+
+
+def _written(writer: StudyWriter, outcome: Any, output: bytes, facts: Mapping[str, Any]) -> Clean:
+    path = writer.write(outcome.sop_instance_uid, output)
+    digest = hashlib.sha256(output).hexdigest()
+    return Clean(outcome.sop_instance_uid, writer.study_uid, outcome.patient, path, digest, facts)
 
 
 def is_labelled(labels: dict[str, str]) -> bool:
