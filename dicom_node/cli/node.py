@@ -82,14 +82,23 @@ def status(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     )
     print_table("Pipeline", ("step", "count"), facts["pipeline"].items())
     rows = [
-        [sender.get(key) for key in ("ae_title", "instances", "duplicate", "conflict", "quarantined")]
+        [
+            *(sender[key] for key in ("ae_title", "instances", "duplicate", "conflict", "quarantined")),
+            f"{sender['bytes'] / 1e6:.1f}",
+            sum(sender["not_taken"].values()),
+        ]
         for sender in facts["senders"]
     ]
-    print_table("Senders", ("AE title", "stored", "duplicates", "conflicts", "quarantined"), rows)
+    print_table("Senders", ("AE title", "stored", "duplicates", "conflicts", "quarantined", "MB", "not taken"), rows)
+    for sender in facts["senders"]:
+        for reason, count in sender["not_taken"].items():
+            print(f"  {sender['ae_title']}: {reason}: {count}")
     processes = [(name, one.get("state", ""), one.get("restarts", "")) for name, one in facts["processes"].items()]
     print_table("Processes", ("process", "state", "restarts"), processes)
     waiting = facts["oldest_waiting_s"]
     print(f"Disk: {facts['disk']['free_mb']} MB free (refuses below {facts['disk']['min_free_mb']} MB).")
+    if facts["disk"]["refusing"]:
+        print("REFUSING objects with 0xA700 until there is more: free the disk.")
     print(f"Oldest waiting study: {'none' if waiting is None else f'{waiting} s'}. Opt-outs: {facts['optouts']}.")
     if facts["last_error"]:
         print(f"Last error: {facts['last_error']}")

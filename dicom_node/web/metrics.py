@@ -29,6 +29,16 @@ class StatusCollector(Collector):
             for outcome in ("stored", "duplicate", "conflict", "quarantined"):
                 received.add_metric([sender["ae_title"], outcome], sender[outcome])
         yield received
+        size = CounterMetricFamily("fedpacs_received_bytes", "Bytes of data sets by sender", labels=["ae_title"])
+        refused = CounterMetricFamily(
+            "fedpacs_not_taken", "Associations rejected or aborted and objects refused", labels=["ae_title", "reason"]
+        )
+        for sender in status["senders"]:
+            size.add_metric([sender["ae_title"]], sender["bytes"])
+            for reason, count in sender["not_taken"].items():
+                refused.add_metric([sender["ae_title"], reason], count)
+        yield size
+        yield refused
         up = GaugeMetricFamily("fedpacs_process_up", "Whether a process of the node runs", labels=["process"])
         restarts = CounterMetricFamily("fedpacs_process_restarts", "Restarts of a process", labels=["process"])
         for name, process in status["processes"].items():
@@ -38,6 +48,9 @@ class StatusCollector(Collector):
         yield restarts
         yield GaugeMetricFamily(
             "fedpacs_disk_free_bytes", "Free bytes under the spool", status["disk"]["free_mb"] << 20
+        )
+        yield GaugeMetricFamily(
+            "fedpacs_disk_refusing", "1 while objects are refused for want of disk", int(status["disk"]["refusing"])
         )
         yield GaugeMetricFamily("fedpacs_spool_bytes", "Bytes kept in the spool", status["disk"]["spool_bytes"])
         yield GaugeMetricFamily(

@@ -10,6 +10,7 @@ import socket
 import time
 from collections import Counter
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from dicom_node.audit import AuditLog
@@ -23,6 +24,11 @@ from dicom_node.spool import Spool
 from dicom_node.status import read_last_error
 
 _OUTCOMES = ("stored", "duplicate", "conflict", "quarantined")
+_NOT_TAKEN = (
+    "rejected: ",
+    "refused: ",
+    "aborted: ",
+)  # associations, objects, associations under way; the reason follows
 
 
 class NodeView:
@@ -56,10 +62,17 @@ class NodeView:
             "pipeline": self._pipeline(stats.studies, stats.instances, counts),
             "reasons": self._reasons(),
             "senders": [
-                {"ae_title": ae, "instances": c.get("stored", 0), **{k: c.get(k, 0) for k in _OUTCOMES}, "last_seen": at}
+                {
+                    "ae_title": ae, "instances": c.get("stored", 0), **{k: c.get(k, 0) for k in _OUTCOMES},
+                    "bytes": c.get("bytes", 0), "not_taken": {k: v for k, v in sorted(c.items()) if k.startswith(_NOT_TAKEN)},
+                    "last_seen": at,
+                }
                 for ae, c, at in self._senders(stats.peers)
             ],
-            "disk": {"free_mb": stats.free_mb, "min_free_mb": self.config.storage.min_free_mb, "spool_bytes": stats.bytes},
+            "disk": {
+                "free_mb": stats.free_mb, "min_free_mb": self.config.storage.min_free_mb, "spool_bytes": stats.bytes,
+                "refusing": self._refusing(),
+            },
             "oldest_waiting_s": None if stats.oldest_waiting_s is None else round(stats.oldest_waiting_s),
             "orthanc": self._orthanc(),
             "optouts": len(self.catalogue.withdrawn()),
@@ -103,6 +116,19 @@ class NodeView:
         for state in ("excluded", "quarantined"):
             reasons.update(f"{state}: {s.reason}" for s in self.spool.studies(state))
         return dict(reasons.most_common(20))
+
+    def _refusing(self) -> bool:
+        """Whether a receiver answers 0xA700 now, because the disk is below its watermark."""
+        for path in self.config.storage.run.glob("receiver-*.json"):
+            try:
+                if (
+                    json.loads(path.read_text())["refusing"]
+                    and Path(f"/proc/{path.stem.removeprefix('receiver-')}").exists()
+                ):
+                    return True
+            except (OSError, ValueError, KeyError):
+                continue  # it is just being written, or its process has just ended
+        return False
 
     def _senders(self, peers: dict[str, dict[str, int]]) -> list[tuple[str, dict[str, int], str]]:
         last = dict(self.spool.db.execute("SELECT ae, max(last_at) FROM counters GROUP BY ae").fetchall())

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import shutil
+import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from starlette.testclient import TestClient
 
@@ -131,6 +133,25 @@ def test_a_person_finds_their_way_in_a_browser(node: RunningNode) -> None:
     for kind in ("account.added", "login.refused", "login", "study.compared"):
         assert kind in kinds
     assert AuditLog(node.config.storage.audit).verify().ok
+
+
+def test_senders_and_what_was_not_taken_of_them_are_told_to_prometheus(node: RunningNode) -> None:
+    from prometheus_client.parser import text_string_to_metric_families
+
+    dicom = node.config.dicom
+    with socket.create_connection(("127.0.0.1", dicom.port), 10) as stranger:
+        stranger.sendall(b"GET / HTTP/1.1\r\n\r\n")  # no DICOM
+        assert stranger.recv(1024)[:1] == b"\x07", "A-ABORT"
+    token = {"Authorization": f"Bearer {(node.config.storage.keys / 'api.token').read_text().strip()}"}
+
+    def samples(name: str) -> dict[str, float]:
+        text = httpx.get(f"http://127.0.0.1:{node.config.web.port}/metrics", headers=token, timeout=60).text
+        families = {family.name: family for family in text_string_to_metric_families(text)}
+        return {"|".join(s.labels.values()): s.value for s in families[name].samples}
+
+    until(lambda: samples("fedpacs_not_taken").get("(unknown)|aborted: a PDU is of no known type") == 1)
+    assert samples("fedpacs_received_bytes")["CT1"] > 3 * 16 * 16 * 2
+    assert samples("fedpacs_disk_refusing") == {"": 0.0}
 
 
 @pytest.fixture
