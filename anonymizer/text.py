@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterator
 from functools import lru_cache
 
 from anonymizer.forms import Span, forms
@@ -17,11 +18,33 @@ from anonymizer.places import places
 from anonymizer.shift import dates_in
 from anonymizer.words import fold
 
+PIECE = 1500  # characters looked at together: patterns take more than their share of time on longer texts
+LONGEST = 1 << 20  # characters; a longer text is no note of a person, and is emptied
+
 
 def clean_text(text: str, identity: Identity, days: int | None, month_first: bool = True) -> str:
-    """The text without what identifies; unchanged (the same object) when nothing does."""
-    cleaned = _clean(text, identity, days, month_first)
+    """The text without what identifies; unchanged (the same object) when nothing does; "" when it is longer than LONGEST."""
+    if len(text) <= PIECE:
+        cleaned = _clean(text, identity, days, month_first)
+    elif len(text) > LONGEST:
+        return ""
+    else:
+        cleaned = "".join(_clean(piece, identity, days, month_first) + blank for piece, blank in _pieces(text, PIECE))
     return text if cleaned == text else cleaned
+
+
+def _pieces(text: str, size: int) -> Iterator[tuple[str, str]]:
+    """(piece, the blank after it) of a long text, cut at line ends, else at sentences, else at blanks."""
+    pos = 0
+    while pos < len(text):
+        end = min(pos + size, len(text))
+        if end < len(text):
+            cuts = (text.rfind(mark, pos + size // 2, end) for mark in ("\n", ". ", " "))
+            end = next((cut for cut in cuts if cut > 0), end - 1) + 1
+        piece = text[pos:end]
+        core = piece.rstrip()
+        yield core, piece[len(core) :]
+        pos = end
 
 
 @lru_cache(maxsize=16384)
