@@ -173,7 +173,8 @@ class ProjectDraft(_Part):
     @property
     def cohort_rule(self) -> CohortRule:
         """The cohort rule with the task's label and classes filled in: what `Catalogue.cohort` is asked."""
-        return self.cohort.model_copy(update={"label": self.task.label, "classes": tuple(self.task.classes)})
+        classes = () if self.task.multilabel else tuple(self.task.classes)  # a multi-label value names several
+        return self.cohort.model_copy(update={"label": self.task.label, "classes": classes})
 
 
 class ProjectDocument(ProjectDraft):

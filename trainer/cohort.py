@@ -5,6 +5,7 @@ Everything here stands right of the wall: the only paths opened are the catalogu
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,7 +21,8 @@ from trainer.local.data import Samples, pool
 from trainer.pixels.cache import TensorCache, Wanted
 from trainer.pixels.prepare import Preparation, prepare_frame
 from trainer.pixels.read import read_frames
-from trainer.spec import JobSpec, Source
+from trainer.pixels.series import prepare_series
+from trainer.spec import JobSpec, Source, TaskSpec
 from trainer.volumes import read_header
 
 _NOT_IMAGES = (
@@ -69,26 +71,58 @@ def load_cohort(spec: JobSpec, threads: int = 1, progress: Callable[[int, int], 
 
 def _load_source(spec: JobSpec, source: Source, threads: int, progress: Callable[[int, int], None] | None) -> Loaded:
     index = {name: i for i, name in enumerate(spec.task.classes)}
-    preparation = Preparation(size=spec.task.size)
-    cache = TensorCache(spec.cache, preparation)
+    slices = spec.task.slices
+    preparation = Preparation(size=spec.task.size, extra=f"slices{slices}" if slices > 1 else "")
+    cache = TensorCache(spec.cache, preparation, channels=slices)
     entries, failures = entries_of(spec, source, cache)
     wanted: list[Wanted] = []
     owners: list[tuple[str, CohortEntry]] = []
+    unlabelled: dict[str, str] = {}
     for partition, group in entries.items():
         for entry in group:
-            _class_index(index, entry.label, spec.task.label)
-            for record in entry.instances:
-                if is_image(record):
-                    make = partial(prepare_instance, source.dataset, record, preparation)
-                    wanted.append(Wanted(record.sop_uid, record.sha256, make))
-                    owners.append((partition, entry))
+            try:
+                classes_of(index, entry.label, spec.task)
+            except LabelError as err:
+                if not spec.task.multilabel:
+                    raise
+                unlabelled[entry.study.study_uid] = str(err)
+                continue
+            mine = _wanted(source.dataset, entry, preparation, slices)
+            wanted += mine
+            owners += [(partition, entry)] * len(mine)
     filled = cache.fill(wanted, threads, progress)
 
     def facts_of(entry: CohortEntry) -> dict[str, Any]:
         first = next((source.dataset / record.path for record in entry.instances if is_image(record)), None)
         return study_facts(entry.study, first)
 
-    return _collect(filled.images, filled.rows, owners, index, facts_of, failures, filled.failures)
+    if unlabelled:
+        failures = failures | {f"label {spec.task.label!r} names an unknown class": len(unlabelled)}
+
+    def label_of(entry: CohortEntry) -> int | list[int]:
+        return classes_of(index, entry.label, spec.task)
+
+    loaded = _collect(filled.images, filled.rows, owners, label_of, facts_of, failures, filled.failures)
+    loaded.set_aside.update(unlabelled)
+    return loaded
+
+
+def _wanted(dataset: Path, entry: CohortEntry, preparation: Preparation, slices: int) -> list[Wanted]:
+    """A study's samples: each image, or with `slices` > 1 each image series."""
+    images = [record for record in entry.instances if is_image(record)]
+    if slices == 1:
+        return [Wanted(r.sop_uid, r.sha256, partial(prepare_instance, dataset, r, preparation)) for r in images]
+    series: dict[str, list[InstanceRecord]] = {}
+    for record in images:
+        series.setdefault(record.series_uid, []).append(record)
+    return [
+        Wanted(
+            f"{uid} {entry.study.study_uid}",
+            hashlib.sha256("".join(sorted(r.sha256 for r in records)).encode()).hexdigest(),
+            partial(prepare_series, [dataset / r.path for r in records], preparation, slices),
+        )
+        for uid, records in series.items()
+    ]
 
 
 def entries_of(spec: JobSpec, source: Source, cache: Forgets) -> tuple[dict[str, list[CohortEntry]], dict[str, int]]:
@@ -121,7 +155,9 @@ def cohort_rule(spec: JobSpec) -> CohortRule:
     named = dict(spec.cohort)
     if not named.get("label"):
         named["label"] = spec.task.label
-    if not named.get("classes") and spec.task.name == "classification":
+    if spec.task.multilabel:
+        named["classes"] = []  # a label names several; each is looked at when the study is read
+    elif not named.get("classes") and spec.task.name == "classification":
         named["classes"] = list(spec.task.classes)
     try:
         return CohortRule.model_validate(named)
@@ -144,20 +180,25 @@ def prepare_instance(dataset: Path, record: InstanceRecord, preparation: Prepara
     return prepare_frame(frames.values[len(frames.values) // 2], preparation)
 
 
-def _class_index(index: Mapping[str, int], label: str | None, name: str) -> int:
-    if label is None or label not in index:
+def classes_of(index: Mapping[str, int], label: str | None, task: TaskSpec) -> int | list[int]:
+    """A study's class index, or with multilabel a 0 or 1 for each class. Errors: LabelError for an unknown class."""
+    names = [part.strip() for part in (label or "").split(";")] if task.multilabel else [label or ""]
+    said = [] if task.multilabel and names == ["none"] else names
+    if any(name not in index for name in said):
         known = ", ".join(index)
         raise LabelError(
-            f"the label {name!r} has a value outside the project's classes ({known}); mend the label table"
+            f"the label {task.label!r} has a value outside the project's classes ({known}); mend the label table"
         )
-    return index[label]
+    if task.multilabel:
+        return [int(name in said) for name in index]
+    return index[said[0]]
 
 
 def _collect(
     images: np.ndarray,
     rows: np.ndarray,
     owners: list[tuple[str, CohortEntry]],
-    index: Mapping[str, int],
+    label_of: Callable[[CohortEntry], int | list[int]],
     facts_of: Callable[[CohortEntry], dict[str, Any]],
     failures: dict[str, int],
     set_aside: dict[str, str],
@@ -169,7 +210,7 @@ def _collect(
     for partition in PARTITIONS:
         mine = [i for i, (where, _) in enumerate(owners) if where == partition and rows[i] >= 0]
         entries = [owners[i][1] for i in mine]
-        labels = np.array([index[str(entry.label)] for entry in entries], np.int64)
+        labels = np.array([label_of(entry) for entry in entries], np.int64)
         groups = np.array([numbers.setdefault(entry.study.patient, len(numbers)) for entry in entries], np.int64)
         samples[partition] = Samples(images, labels, rows[mine].astype(np.int64), groups)
         studies[partition] = sorted({entry.study.study_uid for entry in entries})

@@ -13,10 +13,12 @@ import torch
 
 from trainer import segmentation, volumetric
 from trainer.errors import PixelError, TrainerError
+from trainer.evaluation import classification
 from trainer.modelcard import LoadedModel
 from trainer.outputs.segmentation import Algorithm, write_segmentation
 from trainer.pixels.prepare import Preparation, prepare_frame
 from trainer.pixels.read import read_frames
+from trainer.pixels.series import prepare_series
 from trainer.volumes import read_header, read_volume
 
 _NOT_IMAGES = ("SEG", "SR", "PR", "KO", "DOC", "RTSTRUCT", "RTPLAN", "RTDOSE", "REG", "PLAN", "FID")
@@ -63,7 +65,7 @@ def predict(
             if model.card.task.name == "segmentation":
                 done.outputs.append(_segment(model, uid, files, out, kind, device))
             else:
-                done.outputs += [_classify(model, file, device) for file in files]
+                done.outputs += _classify(model, uid, files, device)
         except TrainerError as err:
             done.set_aside[uid] = str(err)
         report(uid)
@@ -89,12 +91,25 @@ def _segment(
     return {"series": uid, "output": path.name, "ml": volumes, "issues": volume.stack.issues}
 
 
-def _classify(model: LoadedModel, file: Path, device: torch.device | str) -> dict[str, Any]:
-    ds = read_header(file)
-    frames = read_frames(file, str(ds.SOPInstanceUID)).values
-    image = prepare_frame(frames[len(frames) // 2], Preparation(size=model.card.task.size))
-    with torch.no_grad():
-        logits = model.network.to(device)(torch.from_numpy(image)[None].to(device))
-    shares = torch.softmax(logits, 1)[0].cpu().tolist()
-    named = {name: round(share, 6) for name, share in zip(model.card.task.classes, shares, strict=True)}
-    return {"sop_instance_uid": str(ds.SOPInstanceUID), "probabilities": named}
+def _classify(model: LoadedModel, uid: str, files: list[Path], device: torch.device | str) -> list[dict[str, Any]]:
+    """Probabilities of each image, or for a 2.5D task of the series as a whole."""
+    task = model.card.task
+    preparation = Preparation(size=task.size)
+    if task.slices > 1:
+        return [
+            {"series": uid, "probabilities": _shares(model, prepare_series(files, preparation, task.slices), device)}
+        ]
+    out = []
+    for file in files:
+        sop_uid = str(read_header(file).SOPInstanceUID)
+        frames = read_frames(file, sop_uid).values
+        image = prepare_frame(frames[len(frames) // 2], preparation)
+        out.append({"sop_instance_uid": sop_uid, "probabilities": _shares(model, image, device)})
+    return out
+
+
+@torch.no_grad()
+def _shares(model: LoadedModel, image: np.ndarray, device: torch.device | str) -> dict[str, float]:
+    logits = model.network.to(device)(torch.from_numpy(image)[None].to(device))
+    shares = classification.probabilities_of(logits, model.card.task.multilabel)[0].cpu().tolist()
+    return {name: round(share, 6) for name, share in zip(model.card.task.classes, shares, strict=True)}

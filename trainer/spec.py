@@ -34,6 +34,7 @@ class TaskSpec(_Strict):
     or code; slices are brought to `spacing` mm and cropped or padded to size × size, or resized when spacing is not given.
     With dimensions 3 whole volumes are brought to `spacing` mm (or kept) and learned from in `patches` patches of `patch`
     voxels (towards superior, posterior, left) a volume and epoch; inference slides that window over the volume.
+    With multilabel a study's label names any number of the classes, joined by ";", or "none".
     With slices > 1 a classification sample is a whole series: that many planes, evenly spread over it, as channels (2.5D).
     """
 
@@ -46,6 +47,7 @@ class TaskSpec(_Strict):
     patch: tuple[int, int, int] = (32, 32, 32)
     patches: int = Field(default=4, ge=1, le=1024)
     slices: int = Field(default=1, ge=1, le=64)
+    multilabel: bool = False
 
     @model_validator(mode="after")
     def _one_kind(self) -> TaskSpec:
@@ -53,6 +55,8 @@ class TaskSpec(_Strict):
             raise ValueError("dimensions 3 is for segmentation; use slices for a classification of series")
         if self.slices > 1 and self.name != "classification":
             raise ValueError("slices is for classification; use dimensions 3 for a segmentation of volumes")
+        if self.multilabel and (self.name != "classification" or any(";" in c or c == "none" for c in self.classes)):
+            raise ValueError('multilabel is for classification, and no class may be "none" or hold a semicolon')
         if min(self.patch) < 4 or max(self.patch) > 512:
             raise ValueError("patch needs between 4 and 512 voxels along each axis")
         return self

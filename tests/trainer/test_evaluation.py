@@ -38,6 +38,7 @@ def test_counts_by_hand() -> None:
     p = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.4, 0.6]])
     got = c.metrics(truth, p, ["a", "b"], draws=0)
     assert got["accuracy"] == 0.75 and got["cases"] == 4 and got["auc_interval"] is None
+    points = got["per_class"]["a"].pop("set_points")
     assert got["per_class"]["a"] == {
         "cases": 3,
         "auc": pytest.approx(2 / 3, abs=1e-6),
@@ -46,6 +47,9 @@ def test_counts_by_hand() -> None:
     }
     assert got["loss"] == pytest.approx(-np.log([0.9, 0.8, 0.3, 0.6]).mean(), abs=1e-6)
     absent = c.metrics(np.zeros(4, int), p, ["a", "b"], draws=0)
+    assert points["sensitivity_at_specificity_0.9"]["value"] == pytest.approx(2 / 3, abs=1e-6)
+    nothing = absent["per_class"]["b"].pop("set_points")
+    assert nothing["sensitivity_at_specificity_0.9"] == {"value": None, "interval": None}
     assert absent["auc"] is None and absent["per_class"]["b"] == {
         "cases": 0,
         "auc": None,
@@ -73,3 +77,30 @@ def test_the_interval_holds_the_estimate_and_narrows_with_cases() -> None:
         return high - low
 
     assert span(2000) < span(60)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_set_points_are_those_of_the_roc_curve(seed: int) -> None:
+    from sklearn.metrics import roc_curve
+
+    random = np.random.default_rng(seed)
+    positive = random.random(60) > 0.6
+    score = np.round(random.random(60) + 0.3 * positive, 1)  # with ties
+    false, true, _ = roc_curve(positive, score, drop_intermediate=False)
+    for point in (0.5, 0.8, 0.9, 0.95, 1.0):
+        assert c.sensitivity_at(positive, score, point) == pytest.approx(true[1 - false >= point - 1e-9].max())
+        assert c.specificity_at(positive, score, point) == pytest.approx(1 - false[true >= point - 1e-9].min())
+    assert c.sensitivity_at(positive | True, score, 0.9) is None
+
+
+def test_several_labels_a_sample_have_their_own_figures() -> None:
+    labels = np.array([[1, 0], [1, 1], [0, 0], [0, 1]] * 5)
+    probabilities = np.tile([[0.9, 0.2], [0.8, 0.9], [0.1, 0.6], [0.6, 0.7]], (5, 1))
+    got = c.metrics(labels, probabilities, ["a", "b"], draws=20)
+    assert got["accuracy"] == 0.75 and got["auc"] == 1.0 and got["cases"] == 20
+    assert got["per_class"]["a"]["cases"] == 10 and got["per_class"]["a"]["specificity"] == 0.5
+    point = got["per_class"]["b"]["set_points"]["sensitivity_at_specificity_0.9"]
+    assert point == {"value": 1.0, "interval": [1.0, 1.0]}
+    assert got["loss"] == pytest.approx(-np.log([0.9, 0.8, 0.8, 0.9, 0.9, 0.4, 0.4, 0.7]).mean(), abs=1e-5)
+    perfect = c.calibration_error(labels, labels.astype(float))
+    assert perfect == 0 and 0 < got["ece"] < 1

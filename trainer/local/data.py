@@ -11,7 +11,8 @@ import torch
 
 @dataclass(frozen=True)
 class Samples:
-    """images [M, C, H, W] (float16 or float32, may be a memory map); labels int64 [N], or masks [N, H, W] uint8.
+    """images [M, C, H, W] (float16 or float32, may be a memory map); labels int64 [N], or 0 and 1 [N, classes]
+    (multi-label), or masks [N, H, W] uint8.
 
     Sample i is images[rows[i]]; without `rows`, M = N and sample i is images[i]. `groups` [N] numbers the patient of
     each
@@ -29,7 +30,7 @@ class Samples:
     @property
     def masks(self) -> bool:
         """Whether each label is a mask, not a class index."""
-        return self.labels.ndim > 1
+        return self.labels.ndim > 2
 
     def batch(self, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """Samples by number as (float32 images, int64 labels); only these rows of a memory map are read."""
@@ -52,6 +53,8 @@ class Samples:
 
     def class_counts(self, classes: int) -> np.ndarray:
         """How many samples (or pixels) each class has: int64 [classes]."""
+        if self.labels.ndim == 2:
+            return self.labels.sum(0).astype(np.int64)
         return np.bincount(self.labels.ravel().astype(np.int64), minlength=classes)[:classes]
 
 

@@ -86,7 +86,7 @@ def train(
     started = time.monotonic()
     torch.manual_seed(seed)
     model.to(device).train()
-    balanced = local.class_weighted and not samples.masks
+    balanced = local.class_weighted and not samples.masks and samples.labels.ndim == 1
     weights = class_weights(samples.class_counts(classes)).to(device) if balanced else None
     run = _Run(
         make_optimizer(model, local),
@@ -220,7 +220,13 @@ def total_steps(count: int, local: LocalSpec) -> int:
 
 
 def loss_of(logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None, smoothing: float) -> torch.Tensor:
-    """Cross-entropy for class indices [N]; for masks [N, (D,) H, W] the sum of it and 1 - soft Dice."""
+    """Cross-entropy for class indices [N], binary cross-entropy for 0 and 1 [N, classes].
+
+    For masks [N, (D,) H, W] the sum of cross-entropy and 1 - soft Dice (Milletari et al. 2016).
+    """
+    if labels.ndim == 2:
+        soft = labels.float() * (1 - smoothing) + smoothing / 2
+        return functional.binary_cross_entropy_with_logits(logits, soft)
     entropy = functional.cross_entropy(logits, labels, weight=weights, label_smoothing=smoothing)
     if labels.ndim == 1:
         return entropy
