@@ -9,6 +9,7 @@
     ├── UnreachableError           6   the coordinator or a site does not answer
     ├── StateError                 7   the coordinator's state, a key or a checkpoint cannot be read or written
     ├── SignatureError             8   a wrong key, a bad signature, a changed or misdirected message
+    │   └── AccusedError           8   ... proven or claimed to be one site's doing: `site`
     └── TooFewSitesError           9   fewer sites took part than the project asks for
 
 Every message is one sentence that names what is wrong, where, and how to mend it, and never holds an identified value.
@@ -53,6 +54,12 @@ class StateError(FederationError):
 
 class SignatureError(FederationError):
     exit_code = 8
+
+
+class AccusedError(SignatureError):
+    def __init__(self, site: str, message: str) -> None:
+        super().__init__(message)
+        self.site = site
 
 
 class TooFewSitesError(FederationError):
