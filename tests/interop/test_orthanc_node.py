@@ -77,7 +77,7 @@ def documented_section() -> dict[str, object]:
     text = (ROOT / "docs" / "orthanc.md").read_text()
     block = next(b for b in re.findall(r"```json\n(.*?)```", text, re.S) if '"Fedpacs"' in b)
     document = json.loads("{" + block + "}")
-    assert set(document) == {"Plugins", "PythonScript", "Fedpacs"}
+    assert set(document) == {"Plugins", "PythonScript", "Fedpacs"}, "the lines by hand"
     return dict(document["Fedpacs"])
 
 
@@ -143,7 +143,7 @@ def test_a_study_stored_in_orthanc_arrives_once_and_its_state_shows_in_orthanc(p
 
 
 def screenshots(pair: Pair) -> None:
-    """The pages as a browser paints them; kept under .artefacts/ for a person to look at."""
+    """The pages as a browser paints them; kept under .artefacts/, from where docs/orthanc.md has its pictures."""
     chromium = shutil.which("chromium")
     if chromium is None:
         return

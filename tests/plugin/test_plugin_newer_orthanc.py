@@ -1,4 +1,7 @@
-"""The plugin in a newer Orthanc, when a root with one is given: debootstrap --include=orthanc,orthanc-python trixie DIR (as root)."""
+"""The plugin in a newer Orthanc, where a root folder with one is given.
+
+As root: debootstrap --include=orthanc,orthanc-python trixie DIR; FEDPACS_TEST_ORTHANC_ROOT=DIR pytest THIS_FILE
+"""
 
 from __future__ import annotations
 
