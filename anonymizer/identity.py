@@ -12,6 +12,7 @@ from anonymizer.words import VENDORS, common_words, fold, other_kana, spellings,
 _CJK = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff]")
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)?")
 _LONG_WORD = re.compile(r"(?<![^\W_])[^\W\d_]{5,}(?![^\W_])")
+_QUANTITY = re.compile(r"[+\-]\d{1,7}|[+\-]?\d{1,4}\.\d{1,4}")  # a zone or a measure that stands in many places
 _TITLES = frozenset(
     {"dr", "md", "prof", "mr", "mrs", "ms", "miss", "jr", "sr", "ii", "iii", "iv", "rn", "rt", "phd"}
     | {"do", "herr", "frau", "dipl", "med", "von", "van", "de", "der", "la", "le", "du"}
@@ -166,7 +167,7 @@ class _Builder:
     def identifier(self, text: str) -> None:
         folded = fold(text.strip(" \0"))[0].strip()
         digits = sum(c.isdigit() for c in folded)
-        if len(folded) < 4 or folded in common_words() or folded in _NO_NAME:
+        if len(folded) < 4 or folded in common_words() or folded in _NO_NAME or _QUANTITY.fullmatch(folded):
             return
         if digits == 0 and any(w in common_words() for w in _WORD.findall(folded)):
             return

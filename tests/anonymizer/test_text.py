@@ -102,5 +102,10 @@ def test_places_need_a_name_of_their_own() -> None:
     assert spans(text, places(text.lower(), [c.isupper() for c in text])) == ["Larkmoor Medical Centre"]
 
 
+def test_a_zone_or_a_measure_is_no_identifier() -> None:
+    who = identity(frozenset([Source("id", "+0200"), Source("id", "1.000"), Source("id", "K-4471")]))
+    assert who.verify == ("k-4471",)
+
+
 def test_nobody_has_no_pattern() -> None:
     assert isinstance(NOBODY, Identity) and NOBODY.spans("anything") == []
