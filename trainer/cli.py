@@ -82,3 +82,33 @@ def networks(as_json: Annotated[bool, typer.Option("--json", help="Print one JSO
     else:
         for name, text in rows.items():
             typer.echo(f"{name}: {text}")
+
+
+@app.command()
+def labels(
+    name: Annotated[str, typer.Argument(help="The evaluation or measurement to read, as the reports name it.")],
+    catalogue: Annotated[Path, typer.Option("--catalogue", help="The node's catalogue.db.")],
+    dataset: Annotated[Path, typer.Option("--dataset", help="The node's folder of de-identified files.")],
+    label: Annotated[str, typer.Option("--label", help="The label's name in projects; by default the same.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Label studies from their structured reports (TID 1500 measurements and qualitative evaluations).
+
+    Exit codes: 0 done, 9 no report says anything under that name, 10 some studies set aside (each with its reason).
+    """
+    from trainer.errors import CohortError
+    from trainer.labels.landing import land_reports
+
+    if not catalogue.exists():
+        raise CohortError(f"the catalogue {catalogue.name} does not exist; run the node once so that it is made")
+    done = land_reports(catalogue, dataset, name, label)
+    if as_json:
+        typer.echo(json.dumps({"labelled": done.labelled, "without": done.without, "set_aside": done.set_aside}))
+    else:
+        typer.echo(f"{done.labelled} studies labelled; the reports of {done.without} do not say {name!r}")
+        for uid, reason in done.set_aside.items():
+            typer.echo(f"set aside {uid}: {reason}", err=True)
+    if done.set_aside:
+        raise typer.Exit(10)
+    if not done.labelled:
+        raise CohortError(f"no report of an eligible study says anything under {name!r}; look at the name they use")

@@ -15,6 +15,7 @@ from trainer import segmentation, volumetric
 from trainer.errors import PixelError, TrainerError
 from trainer.evaluation import classification
 from trainer.modelcard import LoadedModel
+from trainer.outputs.measurements import write_measurements
 from trainer.outputs.segmentation import Algorithm, write_segmentation
 from trainer.pixels.prepare import Preparation, prepare_frame
 from trainer.pixels.read import read_frames
@@ -88,7 +89,14 @@ def _segment(
     voxel = abs(float(np.linalg.det(volume.stack.affine[:3, :3]))) / 1000
     chosen = probabilities.argmax(0)
     volumes = {n: round(float((chosen == i).sum()) * voxel, 3) for i, n in enumerate(model.card.task.classes) if i}
-    return {"series": uid, "output": path.name, "ml": volumes, "issues": volume.stack.issues}
+    report = write_measurements(out, sources, read_header(path), volumes, algorithm)
+    return {
+        "series": uid,
+        "output": path.name,
+        "measurements": report.name,
+        "ml": volumes,
+        "issues": volume.stack.issues,
+    }
 
 
 def _classify(model: LoadedModel, uid: str, files: list[Path], device: torch.device | str) -> list[dict[str, Any]]:

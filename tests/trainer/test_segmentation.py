@@ -335,4 +335,5 @@ def test_predict_tells_bad_input_in_a_sentence(tmp_path: Path) -> None:
     for file in files():
         (tmp_path / "in" / file.name).write_bytes(file.read_bytes())
     result = CliRunner().invoke(app, ["predict", str(tmp_path / "in"), *arguments, "--type", "labelmap"])
-    assert result.exit_code == 10 and len(list((tmp_path / "o").glob("*.dcm"))) == 1
+    written = sorted(str(read_header(file).Modality) for file in (tmp_path / "o").glob("*.dcm"))
+    assert result.exit_code == 10 and written == ["SEG", "SR"]

@@ -70,9 +70,9 @@ def write_segmentation(
         pixel_array=pixels,
         segmentation_type=kind.upper(),
         segment_descriptions=_descriptions(classes, algorithm),
-        series_instance_uid=_uid(series, algorithm.sha256, kind, "series"),
+        series_instance_uid=derived_uid(series, algorithm.sha256, kind, "series"),
         series_number=900 + TYPES.index(kind),
-        sop_instance_uid=_uid(series, algorithm.sha256, kind, "instance"),
+        sop_instance_uid=derived_uid(series, algorithm.sha256, kind, "instance"),
         instance_number=1,
         manufacturer="fedpacs",
         manufacturer_model_name=algorithm.name,
@@ -130,7 +130,7 @@ def _descriptions(classes: Sequence[str], algorithm: Algorithm) -> list[Any]:
             segment_number=number,
             segment_label=name[:64],
             segmented_property_category=Code(*_ANATOMY),
-            segmented_property_type=Code(*_CODES.get(name.casefold(), _TISSUE)),
+            segmented_property_type=Code(*finding_code(name)),
             algorithm_type="AUTOMATIC",
             algorithm_identification=identity,
         )
@@ -138,7 +138,12 @@ def _descriptions(classes: Sequence[str], algorithm: Algorithm) -> list[Any]:
     ]
 
 
-def _uid(*parts: str) -> str:
+def finding_code(name: str) -> tuple[str, str, str]:
+    """The coded concept (value, scheme, meaning) of a class name."""
+    return _CODES.get(name.casefold(), _TISSUE)
+
+
+def derived_uid(*parts: str) -> str:
     """A UUID-derived UID (PS3.5 B.2) that follows from its parts."""
     digest = bytearray(hashlib.sha256("\x00".join(parts).encode()).digest()[:16])
     digest[6] = digest[6] & 0x0F | 0x80  # RFC 9562 version 8
