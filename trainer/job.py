@@ -22,7 +22,7 @@ from torch import nn
 from trainer import networks, weights
 from trainer.cohort import Loaded, load_cohort
 from trainer.errors import CohortError, SpecError, TrainerError, WeightsError
-from trainer.evaluation import classification
+from trainer.evaluation import classification, drift
 from trainer.evaluation.subgroups import subgroups, worst
 from trainer.local.algorithms import choose
 from trainer.local.checkpoint import Checkpoints
@@ -165,6 +165,7 @@ def _evaluate(spec: JobSpec, model: nn.Module, loaded: Loaded, device: torch.dev
     )
     out: dict[str, Any] = {"metrics": figures, "evaluated_on": spec.evaluate_on, "subgroups": groups}
     out["worst_subgroup"] = worst(groups)
+    out["drift"] = _drift(spec, samples, probabilities)
     out.setdefault("loss", figures["loss"])
     if spec.kind == "train":
         out.pop("loss")
@@ -172,6 +173,16 @@ def _evaluate(spec: JobSpec, model: nn.Module, loaded: Loaded, device: torch.dev
         out["scores"] = "scores.safetensors"
         out["scores_sha256"] = save_scores(spec.out / "scores.safetensors", samples, probabilities)
     return out
+
+
+def _drift(spec: JobSpec, samples: Samples, probabilities: np.ndarray) -> dict[str, Any]:
+    """This evaluation's images and scores against those of the first one of the same task, kept beside the cache."""
+    task = hashlib.sha256(f"{spec.task.model_dump_json()}{spec.evaluate_on}".encode()).hexdigest()[:16]
+    file = spec.cache / "drift" / f"{task}.safetensors"
+    found = drift.against_reference(file, drift.features(samples), probabilities, spec.task.classes)
+    if found["warning"]:
+        _say(event="drift", warning=found["warning"])
+    return found
 
 
 def _evaluate_masks(spec: JobSpec, model: nn.Module, loaded: Loaded, device: torch.device) -> dict[str, Any]:
