@@ -213,7 +213,7 @@ ALGORITHMS: dict[str, Fit] = {
     "trimmed_mean": Federated("trimmed_mean", {"trim": 0.25}),
     "multi_krum": Federated("multi_krum", {"bad": 0.25}),
     "geometric_median": Federated("geometric_median"),
-    "centred_clipping": Federated("centred_clipping", {"radius": 10.0}),
+    "centred_clipping": Federated("centred_clipping"),
     "norm_bound": Federated("norm_bound", {"bound": 5.0}),
     "cyclic": Federated("cyclic", visits=True),
     "single": Federated("single_transfer", visits=True),

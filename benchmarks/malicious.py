@@ -40,7 +40,7 @@ RULES: dict[str, dict[str, Any]] = {
     "krum": {"bad": 0.3},
     "multi_krum": {"bad": 0.3},
     "geometric_median": {},
-    "centred_clipping": {"radius": 2.0},
+    "centred_clipping": {},
     "norm_bound": {"bound": 2.0},
 }
 ATTACKS = ("none", "label_flip", "sign_flip", "scaling", "alie", "ipm")

@@ -69,6 +69,12 @@ def test_centred_clipping_pulls_each_change_within_the_radius_of_the_last_one():
     assert np.allclose(second, first + off.mean(0), atol=1e-5)
 
 
+def test_without_a_radius_the_median_distance_is_taken():
+    norms = np.linalg.norm(ROWS, axis=1)
+    scale = np.minimum(1, np.median(norms) / np.maximum(norms, 1e-12))[:, None]
+    assert np.allclose(change("centred_clipping", {"steps": 1}), (ROWS * scale).mean(0), atol=1e-5)
+
+
 def test_norm_bound_scales_whole_changes_down():
     scale = np.minimum(1, 2.0 / np.linalg.norm(ROWS, axis=1))[:, None]
     assert np.allclose(change("norm_bound", {"bound": 2.0}), (ROWS * scale).mean(0), atol=1e-5)
