@@ -85,7 +85,7 @@ def register(grid: Grid, head: Array, ct: bool) -> Match:
     affine.SetCenter(best.GetCenter())
     affine.SetMatrix(best.GetMatrix())
     affine.SetTranslation(best.GetTranslation())
-    affine, value = _run(fixed, mask, moving, affine, {2: 0.8, 1: 0.3}, 80, 1.0)
+    affine, value = _run(fixed, mask, moving, affine, {2: 0.5, 1: 0.2}, 60, 1.0)
     matrix = np.array(affine.GetMatrix()).reshape(3, 3)
     centre = np.array(affine.GetCenter())
     offset = centre + np.array(affine.GetTranslation()) - matrix @ centre
@@ -105,7 +105,8 @@ def _run(
     method.SetMetricSamplingStrategy(method.REGULAR)
     method.SetMetricSamplingPercentagePerLevel(list(levels.values()), _SEED)
     method.SetInterpolator(sitk.sitkLinear)
-    method.SetOptimizerAsRegularStepGradientDescent(stride, 0.02, steps, 0.6)
+    # no step may move a point by more than ``stride`` mm: a longer one leaves the head's basin
+    method.SetOptimizerAsGradientDescent(1.0, steps, 1e-5, 8, method.EachIteration, stride)
     method.SetOptimizerScalesFromPhysicalShift()
     method.SetShrinkFactorsPerLevel(list(levels))
     method.SetSmoothingSigmasPerLevel([2.0 * s - 2.0 for s in levels])

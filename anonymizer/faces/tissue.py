@@ -16,13 +16,6 @@ _BRAIN_HU = (-5.0, 110.0)
 SCALP = 7.0  # mm, the least that skin and bone above the brain measure
 
 
-def ball(radius_mm: float, spacing: float) -> Array:
-    """A ball as a structuring element."""
-    n = int(np.ceil(radius_mm / spacing))
-    z, y, x = np.ogrid[-n : n + 1, -n : n + 1, -n : n + 1]
-    return np.asarray((x * x + y * y + z * z) * spacing**2 <= radius_mm**2 + 1e-6)
-
-
 def grown(mask: Array, mm: float, spacing: float) -> Array:
     """The mask and all that is within some mm of it."""
     return np.asarray(ndimage.distance_transform_edt(~mask, sampling=spacing) <= mm) if mask.any() else mask
@@ -31,6 +24,13 @@ def grown(mask: Array, mm: float, spacing: float) -> Array:
 def shrunk(mask: Array, mm: float, spacing: float) -> Array:
     """What of the mask is more than some mm away from everything outside it."""
     return np.asarray(ndimage.distance_transform_edt(mask, sampling=spacing) > mm)
+
+
+def closing(mask: Array, mm: float, spacing: float) -> Array:
+    """The mask with gaps of up to twice some mm closed; the volume's border counts as outside."""
+    edge = int(np.ceil(mm / spacing)) + 1
+    wide = shrunk(grown(np.pad(mask, edge), mm, spacing), mm, spacing)
+    return np.asarray(wide[edge:-edge, edge:-edge, edge:-edge] | mask)
 
 
 def largest(mask: Array) -> Array:
@@ -65,9 +65,9 @@ def head_of(grid: Grid, ct: bool) -> Array:
         mask = values > low + 0.35 * (level - low)
     mask &= grid.valid
     # bridges of under 4 mm come off; the part that is left grows back to its own surface
-    core = largest(ndimage.binary_opening(mask, ball(4.0, grid.spacing)))
-    mask = mask & grown(core, 4.0, grid.spacing)
-    closed = ndimage.binary_closing(np.pad(mask, 4), ball(6.0, grid.spacing))[4:-4, 4:-4, 4:-4] & grid.valid
+    core = largest(shrunk(mask, 4.0, grid.spacing))
+    mask = mask & grown(core, 8.0, grid.spacing)
+    closed = closing(mask, 6.0, grid.spacing) & grid.valid
     for axis in range(3):
         filled = [ndimage.binary_fill_holes(plane) for plane in np.moveaxis(closed, axis, 0)]
         closed = np.moveaxis(np.stack(filled), 0, axis) & grid.valid
@@ -90,7 +90,7 @@ def brain_of_mr(grid: Grid, head: Array, centre: Array, bounds: Array) -> Array:
 
 def brain_of_ct(grid: Grid, head: Array, centre: Array, bounds: Array) -> Array:
     """Brain of a CT volume: soft tissue inside the bone of the skull."""
-    bone = ndimage.binary_closing(grid.values > BONE, ball(3.0, grid.spacing))
+    bone = closing(grid.values > BONE, 3.0, grid.spacing)
     smooth = ndimage.uniform_filter(grid.values, 3)
     soft = (smooth > _BRAIN_HU[0]) & (smooth < _BRAIN_HU[1]) & ~bone & bounds & head
     return _connected(soft, centre, ~bone & bounds & head, grid.spacing)
@@ -106,5 +106,4 @@ def _connected(tissue: Array, centre: Array, allowed: Array, spacing: float) -> 
     keep = share >= 0.1 * max(1, share.max())
     core = keep[labels] & (labels > 0)
     back = grown(core, 6.0, spacing) & tissue
-    closed = ndimage.binary_closing(np.pad(back, 6), ball(8.0, spacing))[6:-6, 6:-6, 6:-6]
-    return np.asarray(ndimage.binary_fill_holes(closed & allowed))
+    return np.asarray(ndimage.binary_fill_holes(closing(back, 8.0, spacing) & allowed))
