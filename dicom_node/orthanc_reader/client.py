@@ -179,7 +179,7 @@ class OrthancClient:
 
     def file(self, instance: OrthancInstance) -> bytes:
         """The instance's Part 10 file, checked against Orthanc's size and MD5 (when Orthanc keeps MD5s)."""
-        data = self._send("GET", f"/instances/{instance.orthanc_id}/file").content
+        data = self.raw_file(instance)
         attachment = f"/instances/{instance.orthanc_id}/attachments/dicom"
         wanted = self._send("GET", f"{attachment}/md5").text.strip()
         if len(data) != instance.size or (wanted and hashlib.md5(data, usedforsecurity=False).hexdigest() != wanted):
@@ -188,6 +188,10 @@ class OrthancClient:
                 "it is asked again later, and if it stays so check Orthanc's storage area"
             )
         return data
+
+    def raw_file(self, instance: OrthancInstance) -> bytes:
+        """The instance's Part 10 file as it came, unchecked."""
+        return self._send("GET", f"/instances/{instance.orthanc_id}/file").content
 
     def _json(self, path: str, **params: object) -> Any:
         return self._send("GET", path, params=params).json()

@@ -14,7 +14,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime, tzinfo
 from typing import Protocol
 
@@ -28,7 +28,7 @@ from .rules import Rules
 SCAN_SECONDS = 3600.0
 RULES_SECONDS = 10.0  # how old what the plugin says may be
 SOURCE = "ORTHANC"  # stands where the calling AE title of a sender would
-_WINDOW_BYTES = 128 << 20  # what may be in memory at once, unless one instance alone is larger
+_WINDOW_BYTES = 32 << 20  # two of these may be in memory at once, unless one instance alone is larger
 _DIRTYING = {"NewStudy", "StableStudy", "NewSeries", "NewInstance"}
 
 
@@ -194,20 +194,33 @@ class Reader:
         return min(max(study.updated_at, 0.0), since) + self.quiet_seconds
 
     def _pull(self, wanted: list[OrthancInstance], stopping: Callable[[], bool]) -> bool:
-        """Download in parallel, spool in order, list what the spool has; False when told to stop half way."""
+        """Download in parallel, spool in order, list what the spool has; False when told to stop half way.
+
+        The next window is on its way while one is kept, so that network and disk work at the same time.
+        """
+        rate = self.rules.megabytes_per_second * 1e6
+        windows = list(_windows(wanted, min(_WINDOW_BYTES, int(rate)) if rate else _WINDOW_BYTES))
+        ahead: list[Future[tuple[bytes, str]]] = []
         with ThreadPoolExecutor(self.connections, thread_name_prefix="orthanc") as pool:
-            rate = self.rules.megabytes_per_second * 1e6
-            for window in _windows(wanted, min(_WINDOW_BYTES, int(rate)) if rate else _WINDOW_BYTES):
-                if stopping():
-                    return False
-                started = time.monotonic()
-                files = list(pool.map(self.client.file, window))
-                self._keep(files)
-                digests = [hashlib.sha256(data).hexdigest() for data in files]
-                self.ledger.add_instances(list(zip(window, digests, strict=True)))
-                if rate:
-                    _sleep_until(started + sum(map(len, files)) / rate, stopping)
+            try:
+                for window, following in zip(windows, [*windows[1:], []], strict=True):
+                    if stopping():
+                        return False
+                    started = time.monotonic()
+                    got = [one.result() for one in ahead or [pool.submit(self._fetch, i) for i in window]]
+                    ahead = [] if rate else [pool.submit(self._fetch, i) for i in following]
+                    self._keep([data for data, _ in got])
+                    self.ledger.add_instances([(i, digest) for i, (_, digest) in zip(window, got, strict=True)])
+                    if rate:
+                        _sleep_until(started + sum(len(data) for data, _ in got) / rate, stopping)
+            finally:
+                for one in ahead:
+                    one.cancel()
         return True
+
+    def _fetch(self, instance: OrthancInstance) -> tuple[bytes, str]:
+        data = self.client.file(instance)
+        return data, hashlib.sha256(data).hexdigest()
 
     def _keep(self, files: list[bytes]) -> None:
         """Spool a window at the cost of one commit; one file that is not DICOM must not take the others with it."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 import random
 import signal
 import subprocess
@@ -11,6 +13,7 @@ import textwrap
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,8 @@ from tests.interop.studies import ct_instance, planted
 pytestmark = [pytest.mark.interop, pytest.mark.skipif(bool(MISSING), reason=MISSING)]
 ROOT = Path(__file__).resolve().parents[2]
 QUIET = 1.0
+# FEDPACS_LONG=1: hundreds of kills and 10,000 instances in place of ten and 500
+LONG = os.environ.get("FEDPACS_LONG") == "1"
 
 
 class Sink:
@@ -107,6 +112,44 @@ def test_late_instances_reopen_the_study_and_only_they_are_pulled(orthanc: Ortha
     late = store(orthanc, 1, 3)
     assert follow(reader, lambda: len(sink(reader)) == 3 and idle(reader)) == 1
     assert sink(reader) == Counter(first + late)
+
+
+def test_an_overwritten_instance_is_pulled_again_and_its_study_handed_over_anew(tmp_path: Path) -> None:
+    pacs = Orthanc(tmp_path / "orthanc", {"OverwriteInstances": True}, script=None).start()
+    client = OrthancClient(pacs.url, USER, PASSWORD)
+    reader = Reader(client, Ledger(tmp_path / "orthanc.db", pacs.url), Sink(), quiet_seconds=QUIET)
+    try:
+        first = store(pacs, 1, 1, 2)
+        follow(reader, lambda: idle(reader))
+        changed = store(pacs, 1, 2, size=32)
+        assert follow(reader, lambda: changed[0] in sink(reader) and idle(reader)) == 1
+        assert sink(reader) == Counter(first + changed), "the other one is not pulled twice"
+    finally:
+        client.close()
+        pacs.kill()
+
+
+def test_outside_the_hours_nothing_is_taken_and_the_rate_is_kept(orthanc: Orthanc, reader: Reader) -> None:
+    sent = store(orthanc, 1, 1, 2, 3, 4, size=256)
+    offer = {"Modalities": [], "BodyParts": [], "CallingAets": [], "Labels": [], "Metadata": {}}
+    rules = {"problems": [], "offer": {**offer, "MinAgeDays": 0, "MaxAgeDays": 0}, "megabytes_per_second": 0.2}
+    now = datetime.now()
+    closed = f"{now + timedelta(hours=2):%H:%M}-{now + timedelta(hours=3):%H:%M}"
+    reader.ledger.keep_rules(json.dumps({**rules, "hours": [closed]}))
+    shut = Reader(reader.client, reader.ledger, reader.spool, quiet_seconds=QUIET)
+    deadline = time.monotonic() + QUIET + 2
+    while time.monotonic() < deadline:
+        assert shut.step() == 0
+        time.sleep(0.1)
+    assert not sink(shut) and shut.ledger.counts()["waiting"] == 1, "seen, and left until the hour comes"
+    reader.ledger.keep_rules(
+        json.dumps({**rules, "hours": [f"{now - timedelta(hours=1):%H:%M}-{now + timedelta(hours=1):%H:%M}"]})
+    )
+    slow = Reader(reader.client, reader.ledger, reader.spool, quiet_seconds=QUIET)
+    started = time.monotonic()
+    follow(slow, lambda: idle(slow), 60)
+    assert sink(slow) == Counter(sent)
+    assert time.monotonic() - started >= 4 * 131_072 / 0.2e6 * 0.9, "half a megabyte at 0.2 MB/s"
 
 
 def test_a_late_instance_is_found_when_orthanc_restarts_before_it_calls_the_study_stable(
@@ -233,8 +276,23 @@ READER = """
 """
 
 
+def test_many_instances_arrive_once_though_the_node_is_away_half_of_the_time(orthanc: Orthanc, reader: Reader) -> None:
+    studies, each = (100, 100) if LONG else (10, 50)
+    sent: list[str] = []
+    for study in range(studies // 2):
+        sent += store(orthanc, study, *range(1, each + 1))
+    follow(reader, lambda: idle(reader), 600)
+    for study in range(studies // 2, studies):  # nobody reads meanwhile, and then the log is gone
+        sent += store(orthanc, study, *range(1, each + 1))
+    with orthanc.client() as client:
+        client.delete("/changes")
+    follow(reader, lambda: reader.ledger.counts()["handed_over"] == studies and idle(reader), 600)
+    assert sink(reader) == Counter(sent) and len(sent) == studies * each
+
+
+@pytest.mark.timeout(7200 if LONG else 300)
 def test_nothing_is_lost_or_repeated_under_kill_9_of_both(orthanc: Orthanc, tmp_path: Path) -> None:
-    chance = random.Random(11)
+    chance, studies = random.Random(11), 600 if LONG else 18
     (tmp_path / "sink").mkdir()
     sent: list[str] = []
 
@@ -244,7 +302,7 @@ def test_nothing_is_lost_or_repeated_under_kill_9_of_both(orthanc: Orthanc, tmp_
 
     process, killed = spawn(), Counter[str]()
     try:
-        for study in range(18):
+        for study in range(studies):
             sent += store(orthanc, study, *range(1, 4))
             time.sleep(chance.uniform(0, 0.4))
             if study % 3 == 1:
@@ -255,15 +313,15 @@ def test_nothing_is_lost_or_repeated_under_kill_9_of_both(orthanc: Orthanc, tmp_
                 orthanc.kill()
                 orthanc.start()
                 killed["orthanc"] += 1
-        deadline = time.monotonic() + 40
+        deadline = time.monotonic() + (600 if LONG else 90)
         ledger = Ledger(tmp_path / "orthanc.db", orthanc.url)
-        while ledger.counts()["handed_over"] < 18 or ledger.counts()["waiting"]:
+        while ledger.counts()["handed_over"] < studies or ledger.counts()["waiting"]:
             assert time.monotonic() < deadline, ledger.counts()
             time.sleep(0.1)
     finally:
         process.kill()
         process.wait()
-    assert killed == {"reader": 6, "orthanc": 4}
+    assert killed["reader"] == studies // 3 and killed["orthanc"] == (studies + 2) // 5
     assert sorted(p.name for p in (tmp_path / "sink").iterdir()) == sorted(sent)
     rows: Any = ledger._db.execute("SELECT orthanc_id, count(*) FROM handover GROUP BY 1").fetchall()
-    assert len(rows) == 18 and all(count == 1 for _, count in rows), "each study was handed over once"
+    assert len(rows) == studies and all(count == 1 for _, count in rows), "each study was handed over once"

@@ -1,0 +1,98 @@
+"""C-STORE throughput of an Orthanc with the fedpacs plugin against the same Orthanc without, interleaved rounds.
+
+Same sender (an outside load driver), same disk; which side begins changes from round to round, and the median of the rounds'
+ratios counts, since a shared machine drifts. The plugin has a node's address that nobody listens on: its hints fail, which costs
+it more than a node that answers. Prints inst/s and the ratio (1.0 = free); with --json one object.
+
+    python benchmarks/orthanc_overhead.py --json [--rounds 5] [--instances 400] [--associations 8]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from ingest import DRIVER, ROOT, Scenario, free_port, machine, running, send, versions
+
+LIBRARY = Path("/usr/share/orthanc/plugins/libOrthancPython.so")
+
+
+def configuration(folder: Path, port: int, plugin: bool) -> Path:
+    settings: dict[str, Any] = {
+        "StorageDirectory": str(folder / "db"),
+        "IndexDirectory": str(folder / "db"),
+        "DicomAet": "BENCH",
+        "DicomPort": port,
+        "HttpPort": free_port(),
+        "RemoteAccessAllowed": False,
+        "StableAge": 2,
+        "Plugins": [],
+    }
+    if plugin:
+        token = folder / "api.token"
+        token.write_text("a-token-that-nobody-asks-for\n")
+        settings |= {
+            "Plugins": [str(LIBRARY)],
+            "PythonScript": str(ROOT / "plugin" / "fedpacs_plugin.py"),
+            "Fedpacs": {"Url": f"http://127.0.0.1:{free_port()}", "TokenFile": str(token)},
+        }
+    path = folder / "orthanc.json"
+    path.write_text(json.dumps(settings))
+    return path
+
+
+def measure(driver: Path, plugin: bool, scenario: Scenario, parent: Path) -> float:
+    folder = Path(tempfile.mkdtemp(prefix="overhead-", dir=parent))
+    port = free_port()
+    try:
+        with running(["Orthanc", str(configuration(folder, port, plugin))], port, {"TCP_NODELAY": "1"}):
+            send(driver, port, Scenario(scenario.profile, 20, 1))  # both sides warm
+            return send(driver, port, scenario)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.sync()  # what one side left unwritten is not the other's burden
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--instances", type=int, default=400)
+    parser.add_argument("--associations", type=int, default=8)
+    parser.add_argument("--load-driver", type=Path, default=DRIVER)
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="on the disk to be measured")
+    given = parser.parse_args()
+    for needed, there in ((given.load_driver, given.load_driver.exists()), (LIBRARY, LIBRARY.exists())):
+        if not there:
+            print(f"orthanc_overhead: {needed} is not there, so nothing is measured.", file=sys.stderr)
+            return 2
+    scenario = Scenario("ct", given.instances, given.associations)
+    raw: dict[str, list[float]] = {"without": [], "with": []}
+    for number in range(given.rounds):
+        for side in ("without", "with")[:: 1 if number % 2 else -1]:
+            raw[side].append(measure(given.load_driver, side == "with", scenario, given.folder))
+            print(f"round {number + 1} {side:8} {raw[side][-1]:8.1f} inst/s", file=sys.stderr)
+    each = [round(w / o, 3) for w, o in zip(raw["with"], raw["without"], strict=True)]
+    report = {
+        "ratio_with_plugin": statistics.median(each),
+        "ratios": each,
+        "medians": {side: statistics.median(rates) for side, rates in raw.items()},
+        "raw": raw,
+        "machine": machine(),
+        "versions": versions(),
+    }
+    print(
+        json.dumps(report, indent=1) if given.json else f"with the plugin: {report['ratio_with_plugin']:.1%} of without"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
