@@ -78,6 +78,8 @@ def lr_at_round(lr: float, number: int, rounds: int) -> float:
 class LocalSpec(_Strict):
     """One site's training between two exchanges. `steps`, when set, bounds the optimiser steps instead of `epochs`.
 
+    A batch goes through the network in `accumulate` parts, whose gradients add up to the whole batch's.
+
     schedule: "constant" within one exchange (the coordinator lowers lr from round to round by `lr_at_round`), or "cosine",
     the same half cosine over the epochs of one long training (centralised or local-only comparison in a single job).
     """
@@ -85,6 +87,7 @@ class LocalSpec(_Strict):
     epochs: int = Field(default=1, ge=1, le=1000)
     steps: int | None = Field(default=None, ge=1)
     batch: int = Field(default=32, ge=2, le=4096)
+    accumulate: int = Field(default=1, ge=1, le=256)
     lr: float = Field(default=1e-3, gt=0, le=10)
     weight_decay: float = Field(default=1e-4, ge=0)
     optimizer: Literal["adamw", "sgd"] = "adamw"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import multiprocessing
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ import pytest
 from trainer.errors import CacheError, PixelError
 from trainer.pixels.cache import TensorCache, Wanted
 from trainer.pixels.prepare import Preparation
+from trainer.pixels.volume_cache import VolumeCache
 
 PREPARATION = Preparation(size=8)
 
@@ -120,3 +123,41 @@ def test_processes_share_one_cache(tmp_path: Path) -> None:
     assert cache.data.stat().st_size == 300 * cache.row_bytes
     got = cache.fill(wanted([f"i{n}" for n in range(300)]))
     assert got.made == 0 and [int(got.images[r].mean()) for r in got.rows] == list(range(300))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 256 KiB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)], capture_output=True, check=False
+    )
+    if done.returncode:
+        pytest.skip("mounting a small file system needs root")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_truly_full_disk_is_one_sentence_and_what_fitted_stays(small_disk: Path) -> None:
+    few = TensorCache(small_disk, PREPARATION)
+    count = 600_000 // few.row_bytes
+    keys = [f"i{n}" for n in range(1, count)]
+    with pytest.raises(CacheError, match="the disk is full while caching"):
+        few.fill(wanted(keys))
+    made: list[str] = []
+    kept = few.fill(wanted(["i1", "i200"], made=made))
+    assert made == [] and [kept.images[row].mean() for row in kept.rows] == [1, 200]
+
+
+def test_a_full_disk_leaves_no_half_volume(small_disk: Path) -> None:
+    def make(side: int) -> np.ndarray:
+        return np.ones((2, side, side, side), np.float16)
+
+    cache = VolumeCache(small_disk, "d")
+    whole, large = Wanted("2.25.1", "s", lambda: make(16)), Wanted("2.25.2", "s", lambda: make(60))
+    with pytest.raises(CacheError, match="the disk is full while caching"):
+        cache.fill([whole, large])
+    assert not list(small_disk.rglob("*.part"))
+    kept, failures = cache.fill([whole])
+    assert failures == {} and kept[0] is not None and kept[0].open().shape == (2, 16, 16, 16)

@@ -243,3 +243,16 @@ def test_out_of_memory_makes_smaller_batches_with_the_same_gradients_and_is_said
     assert [e["parts"] for e in said] == [2, 4]
     with pytest.raises(MemoryLimitError, match="even for two images"):
         training.train(Small(1), samples, local, classes=2, seed=0)
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+def test_accumulated_parts_give_the_whole_batches_gradients(weighted: bool) -> None:
+    samples = blobs(50)
+    results = []
+    for parts in (1, 4, 200):
+        local = LocalSpec(epochs=2, batch=24, augment="none", class_weighted=weighted, accumulate=parts)
+        torch.manual_seed(0)
+        model = Small(24 if parts == 1 else 12 if parts == 200 else 6)  # how many images it bears at once
+        training.train(model, samples, local, classes=2, seed=0)
+        results.append(model.head.weight.detach().clone())
+    assert torch.allclose(results[0], results[1], atol=1e-5) and torch.allclose(results[0], results[2], atol=1e-5)

@@ -92,7 +92,7 @@ def train(
         make_optimizer(model, local),
         algorithm or LocalAlgorithm(),
         Progress.start(seed, total_steps(len(samples), local)),
-        Backward(model, weights, local.label_smoothing, report),
+        Backward(model, weights, local.label_smoothing, report, local.accumulate),
     )
     run.algorithm.begin(model, local)
     if checkpoints is not None:
@@ -163,9 +163,11 @@ class Backward:
     weighed so that the gradients add up to the whole batch's (exactly so for networks without BatchNorm).
     """
 
-    def __init__(self, model: nn.Module, weights: torch.Tensor | None, smoothing: float, report: Report | None) -> None:
+    def __init__(
+        self, model: nn.Module, weights: torch.Tensor | None, smoothing: float, report: Report | None, parts: int = 1
+    ) -> None:
         self.model, self.weights, self.smoothing, self.report = model, weights, smoothing, report
-        self.parts = 1
+        self.parts = parts
 
     def __call__(self, images: torch.Tensor, labels: torch.Tensor, step: int) -> float:
         """Leave the gradients in the model and return the loss. Errors: DivergedError, MemoryLimitError."""
@@ -186,11 +188,10 @@ class Backward:
 
     def _run(self, images: torch.Tensor, labels: torch.Tensor, step: int) -> float:
         self.model.zero_grad(set_to_none=True)
-        shares = [self._mass(part) for part in labels.tensor_split(self.parts)]
+        parts = max(1, min(self.parts, len(images) // 2))  # BatchNorm needs two images
+        shares = [self._mass(part) for part in labels.tensor_split(parts)]
         total = 0.0
-        for part, truth, share in zip(
-            images.tensor_split(self.parts), labels.tensor_split(self.parts), shares, strict=True
-        ):
+        for part, truth, share in zip(images.tensor_split(parts), labels.tensor_split(parts), shares, strict=True):
             loss = loss_of(self.model(part), truth, self.weights, self.smoothing) * (share / max(sum(shares), 1e-12))
             _check_finite(loss, step)
             loss.backward()
