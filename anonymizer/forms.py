@@ -14,7 +14,7 @@ _TLD = "com|org|net|edu|gov|mil|int|info|local|lan|internal|intra|health|med|cli
 _COUNTRY = "uk|de|fr|es|it|nl|be|ch|at|pl|ru|jp|kr|cn|tw|in|br|au|nz|ca|se|no|dk|fi|ie|pt|gr|cz|us|eu"
 _CONTACTS = re.compile(
     r"[\w.+\-]+@[\w\-]+(?:\.[\w\-]+)*"  # e-mail
-    r"|(?<![a-z])[\w.\-]+\s?(?:\(at\)|\[at\]|\sat\s)\s?[\w\-]+(?:\s?(?:\(dot\)|\[dot\]|\sdot\s)\s?[\w\-]+)+|\w+ dot \w+ at \w+ dot \w+"
+    r"|(?<![a-z])[\w.\-]+\s?(?:\(at\)|\[at\]|\sat\s)\s?[\w\-]+(?:\s?(?:\(dot\)|\[dot\]|\sdot\s|\.)\s?[\w\-]+)+|(?<![\w.])@[a-z][\w.]{3,}|\w+ dot \w+ at \w+ dot \w+"
     r"|(?:https?|ftp|file)://\S+|www\.[\w\-]+\.\S+"
     rf"|(?<![\w@.])[a-z][\w\-]*(?:\.[a-z][\w\-]*)*\.(?:{_TLD})(?![\w\-])(?:/\S*)?|(?<![\w@.])[a-z][\w\-]+(?:\.[a-z][\w\-]+)+\.(?:{_COUNTRY})(?![\w\-])(?:/\S*)?"
     r"|(?:tel|phone|telephone|fax|mobile|cell|handy|telefon|telefono|pager|beeper|bleep|call|ph|ext|contact|whatsapp|sms|тел|電話|전화|电话)(?![a-z])\.?\s*(?:no\.?|nr\.?|number|at|#)?[:.]?\s*\+?[\d(][\d\s().\-/]{4,}\d"
@@ -80,6 +80,9 @@ _NUMBERS = re.compile(
     r"|(?<![\d.])\d{3}\.\d{3}\.\d{3}[.\-]\d{2}(?!\d)|(?<!\d)756\.\d{4}\.\d{4}\.\d{2}(?!\d)|(?<![\d.])\d{6,8}[\-+]\d{4}(?!\d)"
     r"|(?<![a-z0-9])[1-9][a-z][a-z0-9]\d-?[a-z][a-z0-9]\d-?[a-z]{2}\d{2}(?![a-z0-9])"  # Medicare
     r"|(?<![a-z0-9])[a-z]{2}\s?\d{2}\s\d{2}\s\d{2}\s?[a-d](?![a-z0-9])"  # National Insurance
+    r"|(?<![a-z0-9])(?=[a-z]*\d)(?=\d*[a-z])[a-hj-npr-z0-9]{17}(?![a-z0-9])"  # vehicle
+    r"|(?<![a-z])(?:gps|latitude|coordinates?)[:\s]+-?\d{1,3}\.\d{2,},?\s*-?\d{1,3}\.\d{2,}"
+    r"|(?<![a-z])(?<=by )[a-z]{3,}\d{1,4}(?![\w])"  # a login
     r"|(?<![\d.])\d{4}[\s\-]\d{4}[\s\-]\d{4}[\s\-]\d{3,4}(?!\d)"  # payment card
 )
 _YEARS = r"(?:y(?:/?o(?![a-z])|rs?(?![a-z])|ears?(?![a-z]))|(?:-| )?year|jahre?|-?jahrig\w*|ans(?![a-z])|anos|anni|lat(?![a-z])|лет|岁|歳|才|세|살)"

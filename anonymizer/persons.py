@@ -31,7 +31,7 @@ _BY = re.compile(
     rf"(?:drs?\.?\s+|prof\.?\s+|nurse\s+|tech(?:nologist|nician)?\.?\s+|rad\.?\s+)?(?P<n>{_PERSON})|(?<![^\W_])(?:d/w|c/o|w/|cc|attn|fao|/s/|signed)[:\s]+(?P<m>{_PERSON})"
 )
 _LABEL = re.compile(
-    rf"(?<![^\W_])(?:logged (?:in|on) as\s+|(?:patient|pt|pat|patient name|pat name|name|nom|nombre|nome|vorname|nachname|first name|last name|surname|given name|maiden name|alias|aka|initials|op|operator|technologist|technician|tech|radiologist|physician|referring(?: physician)?|referrer|attending|requesting(?: physician)?|"
+    rf"(?<![^\W_])(?:(?:logged (?:in|on) as|under (?:the )?name(?: of)?|in the name of|name is|also known as|formerly|nee)\s+|(?:patient|pt|pat|patient name|pat name|name|nom|nombre|nome|vorname|nachname|first name|last name|surname|given name|maiden name|alias|aka|initials|op|operator|technologist|technician|tech|radiologist|physician|referring(?: physician)?|referrer|attending|requesting(?: physician)?|"
     rf"surgeon|resident|fellow|nurse|anesthetist|anaesthetist|sonographer|radiographer|reader|reporter|mother|father|husband|wife|daughter|son|spouse|partner|guardian|carer|contact|emergency contact|next of kin|nok|relative|observer|author|ref|cc|attn|pi|principal investigator|investigator|coordinator|gp|pcp|user|login|patientin|arzt|untersucher|mtra|medecin|medico|пациент|фио|врач|患者名|氏名|환자|환자명)\s?(?:name|initials)?\s?[:=]\s?)"
     rf"(?P<n>{_PERSON})"
 )
@@ -230,7 +230,7 @@ class Page:
         def accept(index: int, word: str, where: int) -> bool:
             if word in vocabulary():
                 return self._name(word, where, known=True)
-            if _listed(word) and len(word) >= 5:
+            if len(word) >= 5 and (_listed(word) or word[1:] in last_names()):  # the latter is a login
                 return True
             spoken = len(word) >= 5 and re.search("[aeiouy]", word) is not None
             return self._name(word, where) and (spoken or self._title_case(word, where))

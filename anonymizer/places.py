@@ -17,7 +17,7 @@ _PLACE = re.compile(
     rf"(?:[^\W\d_][^\W\d_.'’\-]*(?:['’\-][^\W\d_]+)*[.]?[\s\-]+){{1,4}}?(?P<head>{_HEADS})(?![^\W_])(?:\s+of\s+[^\W\d_]+(?:\s[^\W\d_]+)?)?"
 )
 _NAMED_AFTER = re.compile(
-    r"(?<![^\W_])(?:hospital|clinic|klinikum|klinik|krankenhaus|university|universitat|universitatsklinikum|universitatsklinik|hopital|ospedale|policlinico|clinica|institute|chu|chru|centre hospitalier|szpital|kaiser(?: permanente)?|uniklinik|umc)\s+(?:of |de la |de |di |du |del |general |universitario |universitaire |am |im |the |st\.? |saint |san |santa |la |el |le )*"
+    r"(?<![^\W_])(?:hospital|clinic|klinikum|klinik|krankenhaus|university|univ\.?|universitat|universitatsklinikum|universitatsklinik|hopital|ospedale|policlinico|clinica|institute|chu|chru|centre hospitalier|szpital|kaiser(?: permanente)?|uniklinik|umc)\s+(?:of |de la |de |di |du |del |general |universitario |universitaire |am |im |the |st\.? |saint |san |santa |la |el |le )*"
     r"(?P<own>[^\W\d_][\w'’\-]+)"
     r"|(?<![^\W_])(?:[^\W\d_]+\s)?(?:больниц|поликлиник|госпитал|клиник|диспансер)[^\W\d_]*(?:\s(?:№\s?\d+|no?\s?\d+|им\.?\s[^\W\d_]+(?:\s[^\W\d_]+)?))+"
 )

@@ -125,7 +125,7 @@ _FORMS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (rf"(?<!\d){_DD}{_MM}{_Y}(?!\d)", "{d:02d}{m:02d}{y}"),
         (rf"(?<!\d){_MM}{_DD}{_Y}(?!\d)", "{m:02d}{d:02d}{y}"),
         (rf"(?<![a-z])(?P<b>{_MONTH})\.?,?[ \-]{_Y}(?!\d)", ""),
-        (rf"(?<![\d./\-]){_MM}/{_Y}(?!\d)", ""),
+        (rf"(?<![\d./\-]){_M}/{_Y}(?!\d)", ""),
         (rf"(?<![\d.]){_M}\.{_D}\.{_Y}(?!\d)", ""),
         # a day without its year: nothing says how far to move it
         (
