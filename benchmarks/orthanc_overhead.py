@@ -2,7 +2,8 @@
 
 Same sender (an outside load driver), same disk; which side begins changes from round to round, and the median of the rounds'
 ratios counts, since a shared machine drifts. The plugin has a node's address that nobody listens on: its hints fail, which costs
-it more than a node that answers. Prints inst/s and the ratio (1.0 = free); with --json one object.
+it more than a node that answers. Orthanc's own processor time for an instance is told beside it: on a crowded machine the rate
+says little, and that says much. Prints inst/s and the ratio (1.0 = free); with --json one object.
 
     python benchmarks/orthanc_overhead.py --json [--rounds 5] [--instances 400] [--associations 8]
 """
@@ -48,16 +49,24 @@ def configuration(folder: Path, port: int, plugin: bool) -> Path:
     return path
 
 
-def measure(driver: Path, plugin: bool, scenario: Scenario, parent: Path) -> float:
+def measure(driver: Path, plugin: bool, scenario: Scenario, parent: Path) -> tuple[float, float]:
+    """(instances per second, processor milliseconds of Orthanc for an instance)."""
     folder = Path(tempfile.mkdtemp(prefix="overhead-", dir=parent))
     port = free_port()
     try:
-        with running(["Orthanc", str(configuration(folder, port, plugin))], port, {"TCP_NODELAY": "1"}):
+        with running(["Orthanc", str(configuration(folder, port, plugin))], port, {"TCP_NODELAY": "1"}) as orthanc:
             send(driver, port, Scenario(scenario.profile, 20, 1))  # both sides warm
-            return send(driver, port, scenario)
+            before = cpu_seconds(orthanc.pid)
+            rate = send(driver, port, scenario)
+            return rate, round((cpu_seconds(orthanc.pid) - before) * 1000 / scenario.instances, 3)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         os.sync()  # what one side left unwritten is not the other's burden
+
+
+def cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def main() -> int:
@@ -75,14 +84,19 @@ def main() -> int:
             return 2
     scenario = Scenario("ct", given.instances, given.associations)
     raw: dict[str, list[float]] = {"without": [], "with": []}
+    cpu: dict[str, list[float]] = {"without": [], "with": []}
     for number in range(given.rounds):
         for side in ("without", "with")[:: 1 if number % 2 else -1]:
-            raw[side].append(measure(given.load_driver, side == "with", scenario, given.folder))
-            print(f"round {number + 1} {side:8} {raw[side][-1]:8.1f} inst/s", file=sys.stderr)
+            rate, milliseconds = measure(given.load_driver, side == "with", scenario, given.folder)
+            raw[side].append(rate)
+            cpu[side].append(milliseconds)
+            print(f"round {number + 1} {side:8} {rate:8.1f} inst/s {milliseconds:6.2f} ms", file=sys.stderr)
     each = [round(w / o, 3) for w, o in zip(raw["with"], raw["without"], strict=True)]
     report = {
         "ratio_with_plugin": statistics.median(each),
+        "ratio_cpu": round(statistics.median(cpu["with"]) / statistics.median(cpu["without"]), 3),
         "ratios": each,
+        "cpu_ms_per_instance": cpu,
         "medians": {side: statistics.median(rates) for side, rates in raw.items()},
         "raw": raw,
         "machine": machine(),
