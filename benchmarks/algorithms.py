@@ -255,17 +255,18 @@ def summary(rows: Sequence[Mapping[str, Any]], share: float = 0.95) -> dict[str,
         by_name.setdefault(str(one["algorithm"]), []).append(one)
     base = by_name.get("cds", [])
     goal = {int(one["seed"]): share * float(one["validation"]) for one in base}
-    cds_mean = float(np.mean([one["test"] for one in base])) if base else float("nan")
+    pooled = {int(one["seed"]): float(one["test"]) for one in base}
     out = {}
     for name, found in by_name.items():
         mean = float(np.mean([one["test"] for one in found]))
+        same = float(np.mean([pooled.get(int(one["seed"]), np.nan) for one in found]))  # CDS of the very same seeds
         sites = np.array([one["per_site"] for one in found])
         reached = [rounds_to_reach(one["trace"], goal.get(int(one["seed"]), np.inf)) for one in found]
         out[name] = {
             "test": round(mean, 4),
             "seeds": [round(float(one["test"]), 4) for one in found],
             "validation": round(float(np.mean([one["validation"] for one in found])), 4),
-            "percent_of_cds": round(100 * mean / cds_mean, 1),
+            "percent_of_cds": round(100 * mean / same, 1),
             "bracket_percent": BRACKETS.get(name),
             "per_site": np.round(sites.mean(0), 4).tolist(),
             "worst_site": round(float(sites.min(1).mean()), 4),
