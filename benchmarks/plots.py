@@ -31,20 +31,22 @@ STYLE = {
 
 
 def algorithms(rows: list[dict[str, Any]], out: Path) -> None:
-    """Test metric of every algorithm, seeds as dots, CDS as a line, in the order of the means."""
+    """Every algorithm in per cent of CDS on the same seeds, seeds as dots, in the order of the means."""
     found = summary(rows)
-    names = sorted(found, key=lambda name: found[name]["test"])
+    pooled = {row["seed"]: row["test"] for row in rows if row["algorithm"] == "cds"}
+    names = sorted(found, key=lambda name: found[name]["percent_of_cds"])
     figure, axes = pyplot.subplots(figsize=(6.5, 0.19 * len(names) + 0.8))
     places = np.arange(len(names))
-    axes.barh(places, [found[name]["test"] for name in names], color="#8fb4d9", height=0.7)
+    axes.barh(places, [found[name]["percent_of_cds"] for name in names], color="#8fb4d9", height=0.7)
     for place, name in zip(places, names, strict=True):
-        seeds = found[name]["seeds"]
+        seeds = [100 * row["test"] / pooled[row["seed"]] for row in rows if row["algorithm"] == name]
         axes.plot(seeds, [place] * len(seeds), ".", color="#1f3b57", markersize=4)
-    if "cds" in found:
-        axes.axvline(found["cds"]["test"], color="#b04a3a", linewidth=1)
+    axes.axvline(100, color="#b04a3a", linewidth=1)
     axes.set_yticks(places, names)
-    axes.set_xlim(0.7, 0.95)
-    axes.set_xlabel("macro AUC on the test patients of all hospitals (dots: seeds; line: pooled data)")
+    axes.set_xlim(80, 103)
+    axes.set_xlabel(
+        "macro AUC on all hospitals' test patients, per cent of pooled data on the same seeds (dots: seeds)"
+    )
     _save(figure, out)
 
 
