@@ -16,7 +16,7 @@ from anonymizer.faces.volume import Grid
 
 Array = NDArray[Any]
 DEPTH = 9.0  # mm under the skin that go; with cells of 2 mm at least 6 mm are sure
-GUARD = 2.0  # mm around the brain that stay
+GUARD = 3.0  # mm around the brain that stay: a cell in every direction
 MOVED = 6.0  # mm by which the surface must move at least
 _SURE = 0.95  # share of the face's skin that must move so far
 
