@@ -11,7 +11,7 @@ import numpy as np
 
 from anonymizer.documents import DOCUMENT, placeholder
 from anonymizer.errors import InputError, Malformed, PixelError
-from anonymizer.faces.which import face_of
+from anonymizer.faces.which import face_of, lone_slice
 from anonymizer.model import Outcome, PixelStep
 from anonymizer.pixelstep import clean_picture
 from anonymizer.plan import Planner, Step
@@ -121,7 +121,8 @@ class Deidentifier:
         if reason:
             return outcome
         rewriter.picture_cleaned = cleaned_pixels
-        outcome.face = face_of(rewriter) if "faces" in self.profile.options else ""
+        if "faces" in self.profile.options and (self.series or not lone_slice(rewriter)):
+            outcome.face = face_of(rewriter)
         rewriter.face_cleaned = bool(outcome.face)
         parts = rewriter.parts()
         if covered:

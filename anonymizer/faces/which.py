@@ -66,6 +66,23 @@ def face_of(rw: Rewriter) -> str:
     return may_show_face(rw.sop_class, rw.top_text(0x00080008), rw.top_text(0x00180015), codes, described)
 
 
+def lone_slice(rw: Rewriter) -> bool:
+    """Whether an object is a single axial or coronal slice, which alone shows no face; a sagittal one shows a profile."""
+    if rw.top_number(0x00280008, 1) > 1 or rw.sop_class not in ("1.2.840.10008.5.1.4.1.1.2", *_CLASSIC):
+        return False
+    try:
+        a = [float(v) for v in rw.top_text(0x00200037).split("\\")]
+    except ValueError:
+        return True
+    if len(a) != 6:
+        return True
+    normal = [abs(a[(i + 1) % 3] * a[(i + 2) % 3 + 3] - a[(i + 2) % 3] * a[(i + 1) % 3 + 3]) for i in range(3)]
+    return normal[0] < max(normal)
+
+
+_CLASSIC = ("1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.128")
+
+
 def _codes(rw: Rewriter, elements: list[Any], depth: int) -> list[str]:
     """Code Values below the Anatomic Region Sequence or the Frame Anatomy Sequence (PS3.3 C.7.6.16.2.8)."""
     found = []
