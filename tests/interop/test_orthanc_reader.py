@@ -225,6 +225,19 @@ def test_wrong_credentials_are_told_in_one_sentence(orthanc: Orthanc) -> None:
         OrthancClient("http://127.0.0.1:9").version()
 
 
+def test_what_an_offer_is_decided_by_is_read_from_orthanc(orthanc: Orthanc, reader: Reader) -> None:
+    store(orthanc, 1, 1)
+    with orthanc.client() as client:
+        study = client.get("/studies").json()[0]
+        assert client.put(f"/studies/{study}/metadata/1024", content=b"yes").status_code == 200
+    traits = reader.client.traits(study)
+    assert (traits.modalities, traits.body_parts) == ({"CT"}, {"CHEST"})
+    assert (traits.metadata["1024"], traits.study_date) == ("yes", planted(1).study_date)
+    assert reader.client.rules() is None, "there is no plugin in this one"
+    assert reader.client.find_study(planted(1).study_uid, planted(1).patient_id) == study
+    assert reader.client.find_study(planted(1).study_uid, "another") is None
+
+
 def test_an_instance_listed_is_one_the_sink_had_first(orthanc: Orthanc, reader: Reader) -> None:
     class Full(Sink):
         def add_files(self, files: Sequence[bytes], *, source: str) -> object:
