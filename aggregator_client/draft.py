@@ -66,6 +66,11 @@ class_weighted = true
 
 [privacy]
 mode = "sealed"          # each update sealed to you and signed by its hospital: you can read single updates
+                         # "secure_aggregation": you see the sum of three or more hospitals only; robust rules are then impossible
+# [privacy.secure_aggregation]
+# ring = 32              # bits of a number on its way: 16 | 32 | 64
+# clip = 8.0             # the largest change of a number in a round
+# weight_cap = 1000      # a hospital with more training images counts as this many
 
 [split]                  # patients without a designated partition: 70/10/20 by keyed hash
 salt = ""

@@ -21,8 +21,9 @@ from aggregator_client.invitations import Invitation
 from aggregator_client.keys import NodeKeys
 from aggregator_client.ledger import Ledger
 from aggregator_client.local_job import LocalJob
-from aggregator_client.messages import COORDINATOR, REQUESTS, VERSION, Message
+from aggregator_client.messages import ANSWERS, COORDINATOR, REQUESTS, SUMMING, VERSION, Message
 from aggregator_client.sealing import Context
+from aggregator_client.secagg import stages
 from aggregator_client.trainer_process import TrainerProcess
 from dicom_node.audit import AuditLog
 from dicom_node.config import NodeConfig
@@ -92,12 +93,15 @@ class Executor:
         if context.kind != "deliver" and not hours.allowed(self.config):  # receiving a result is no work
             told = ", ".join(self.config.federation.hours)
             raise RefusedError(f"{self.site} trains only at {told} ({self.config.node.timezone}): ask again then.")
-        last = document.rounds + {"train": 0, "evaluate": 1, "predict": 2, "deliver": 3}[context.kind]
+        last = document.rounds + {"train": 0, "evaluate": 1, "predict": 2, "deliver": 3}.get(context.kind, 0)
         if not 1 <= context.round <= last or (context.kind in ENSEMBLE and document.algorithm.name != "ensemble"):
             raise RefusedError(
                 f"Round {context.round} is none of the {document.rounds} rounds this hospital approved: it is not done."
             )
         require_ready(self.config, document)
+        if context.kind in SUMMING:  # it has a journal of its own
+            head = {**self._head(context, digest), "run": run, "kind": ANSWERS[context.kind]}
+            return stages.answer(self, document, context, request, head), document.privacy.model_dump(mode="json")
         kept = self.ledger.answered(context.project_digest, run, context.round, context.kind, digest)
         if kept is not None:
             self.report(event="repeated", round=context.round)
@@ -133,7 +137,7 @@ class Executor:
             privacy=privacy,
             roster=roster,
         )
-        if kind != "refused":
+        if kind != "refused" and context.kind not in SUMMING:
             run = str(answer.header["run"])
             self.ledger.keep(context.project_digest, run, context.round, context.kind, digest, sealed)
         return sealed

@@ -70,6 +70,9 @@ class LocalJob:
         if self.context.kind == "evaluate":
             personal = {"personal": self._personal(work)} if self.document.personal.epochs else {}
             return Message({**head, **personal, "kind": "metrics"})
+        if self.document.privacy.summed:  # the update stays here until it is masked, and so does the number of samples
+            plain = {name: value for name, value in (metrics or {}).items() if name in ("auc", "dice", "loss")}
+            return Message({**head, "kind": "update", "samples": 0, "steps": 0, "metrics": plain, "evaluated_on": None})
         return Message({**head, "kind": "update"}, self._parts(work))
 
     # -- what goes in -------------------------------------------------------------------------------------------------

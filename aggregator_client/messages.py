@@ -13,6 +13,8 @@ imported or run.
 | evaluate | coordinator | the same | model |
 | predict | coordinator | the same | reference studies, each named by its SHA-256 |
 | deliver | coordinator | the same | what all sites' outputs became |
+| sum.advert, sum.shares, ... | coordinator | the same | plan, and the stage's (aggregator_client.secagg.stages) |
+| sum.advert.answer, ... | site | request | the stage's |
 | update | site | request, samples, loss, seconds, metrics (of the model it was given) | model, and what the algorithm adds |
 | metrics | site | request, samples, loss, seconds, metrics | |
 | outputs | site | request, samples, seconds | DICOM-SEG files or predictions.jsonl |
@@ -36,8 +38,12 @@ from aggregator_client.sealing import Context, open_, seal
 
 VERSION = 1
 COORDINATOR = "coordinator"
-REQUESTS = ("train", "evaluate", "predict", "deliver")
-ANSWERS = {"train": "update", "evaluate": "metrics", "predict": "outputs", "deliver": "received"}
+SUMMING = ("sum.advert", "sum.shares", "sum.masked", "sum.agree", "sum.unmask")
+"""The stages of secure aggregation, which follow on a round's training."""
+REQUESTS = ("train", "evaluate", "predict", "deliver", *SUMMING)
+ANSWERS = {"train": "update", "evaluate": "metrics", "predict": "outputs", "deliver": "received"} | {
+    stage: f"{stage}.answer" for stage in SUMMING
+}
 REPLIES = (*ANSWERS.values(), "refused")
 MAX_HEADER = 1 << 20
 _PLAIN, _OUTER = b"FPM1", b"FPE1"

@@ -85,10 +85,39 @@ class DataContract(_Part):
     max_unlabelled_share: float = Field(default=1.0, ge=0, le=1)
 
 
-class PrivacySettings(_Part):
-    """sealed: each update is encrypted to the coordinator and signed by the site; the coordinator sees single updates."""
+class SumSettings(_Part):
+    """The terms of secure aggregation. `sites`: base64 of each hospital's Ed25519 key by its name; no other takes part.
 
-    mode: Literal["sealed"] = "sealed"
+    ring: bits of an element. clip: the largest change of a number. weight_cap: a hospital with more samples counts as this many.
+    """
+
+    ring: Literal[16, 32, 64] = 32
+    clip: float = Field(default=8.0, gt=0, lt=1e6)
+    weight_cap: int = Field(default=1000, ge=1, lt=2**32)
+    sites: dict[str, str] = Field(default_factory=dict, max_length=50)
+
+    @property
+    def keys(self) -> dict[str, bytes]:
+        """Raw Ed25519 keys by name."""
+        return {name: base64.b64decode(key) for name, key in self.sites.items()}
+
+
+SUMMABLE = ("fedavg", "fedprox", "fedavgm", "fedadagrad", "fedadam", "fedyogi")
+"""The algorithms that need no more than the weighted mean of the updates."""
+
+
+class PrivacySettings(_Part):
+    """sealed: each update is encrypted to the coordinator and signed by the site; the coordinator sees single updates.
+
+    secure_aggregation: the coordinator sees the sum of at least min_sites (three or more) updates, and no single one.
+    """
+
+    mode: Literal["sealed", "secure_aggregation"] = "sealed"
+    secure_aggregation: SumSettings = SumSettings()
+
+    @property
+    def summed(self) -> bool:
+        return self.mode == "secure_aggregation"
 
 
 class SplitSettings(_Part):
@@ -165,6 +194,23 @@ class ProjectDraft(_Part):
             raise ValueError("cohort.classes must hold the same values as task.classes (or be left out)")
         return self
 
+    @model_validator(mode="after")
+    def _summable(self) -> Self:
+        if not self.privacy.summed:
+            return self
+        if self.algorithm.name not in SUMMABLE:
+            raise ValueError(
+                f"algorithm.name must be one of {', '.join(SUMMABLE)} with privacy.mode secure_aggregation: a rule that looks at"
+                " single updates and full secrecy exclude each other"
+            )
+        if self.transfer.compression != "none":
+            raise ValueError("transfer.compression must be none with privacy.mode secure_aggregation")
+        if self.min_sites < 3:
+            raise ValueError(
+                "min_sites must be 3 or more with privacy.mode secure_aggregation: in a sum of two each sees the other"
+            )
+        return self
+
     @property
     def metric(self) -> str:
         """The name of the figure that tells how good a model is: AUC of classes, Dice of a segmentation."""
@@ -186,6 +232,16 @@ class ProjectDocument(ProjectDraft):
     def _reference_for_ensembles(self) -> Self:
         if (self.algorithm.name == "ensemble") != bool(self.reference.digests):
             raise ValueError("reference.digests must name studies for the algorithm ensemble, and for no other")
+        return self
+
+    @model_validator(mode="after")
+    def _summed_sites(self) -> Self:
+        keys = self.privacy.secure_aggregation.sites
+        sound = all(len(base64.b64decode(key)) == 32 for key in keys.values()) and len(set(keys.values())) == len(keys)
+        if self.privacy.summed and not (sound and len(keys) >= self.min_sites):
+            raise ValueError(
+                "privacy.secure_aggregation.sites must hold each hospital's own key, of min_sites hospitals or more"
+            )
         return self
 
     def canonical(self) -> bytes:

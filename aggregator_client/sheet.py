@@ -128,6 +128,14 @@ def _leaves(draft: ProjectDraft) -> list[str]:
             "Your model stays here. What all hospitals' answers become is sent back to you (federation/results).",
             "Each message is recorded in your audit log before it is sent: `fedpacs audit show --kind egress`.",
         ]
+    if draft.privacy.summed:
+        return [
+            "After each round: the change of the network's numbers, masked, so that only the hospitals' sum can be read.",
+            "With it: how long it took, the training loss, and the common model's score (AUC or Dice) on your held-out patients.",
+            "The number of training images goes into the sum, masked too. After the last round: the evaluation's figures.",
+            "No image, no header, no label of a single study and no patient's pseudonym is sent.",
+            "Each message is recorded in your audit log before it is sent: `fedpacs audit show --kind egress`.",
+        ]
     return [
         "After each round: the numbers of the trained network (its weights).",
         *_smaller(draft),
@@ -158,6 +166,7 @@ def _smaller(draft: ProjectDraft) -> list[str]:
 
 def _protected(draft: ProjectDraft) -> list[str]:
     return [
+        *_summed(draft),
         (
             "Sealed end to end: each message is encrypted so that only the coordinator named above can read it (HPKE,"
             " MLKEM768-X25519 and AES-256-GCM, also against a later quantum computer), and signed by your node."
@@ -167,12 +176,45 @@ def _protected(draft: ProjectDraft) -> list[str]:
     ]
 
 
-def _not_protected(draft: ProjectDraft) -> list[str]:
+def _summed(draft: ProjectDraft) -> list[str]:
+    if not draft.privacy.summed:
+        return []
+    terms = draft.privacy.secure_aggregation
+    who = f" The {len(terms.sites)} hospitals are: {', '.join(sorted(terms.sites))}." if terms.sites else ""
     return [
         (
-            "The coordinator reads your hospital's own update. Updates can reveal something about the patients they were"
-            " learned from: a curious coordinator may try to reconstruct images or to find out whether somebody took part."
+            f"Secure aggregation: your update is masked before it leaves, and the masks go away only in the sum of"
+            f" {draft.min_sites} or more hospitals. The coordinator sees that sum, and neither your update nor your number of"
+            f" images.{who}"
         ),
+        "There is no way back: your node answers this project in no other way, whatever the coordinator asks for.",
+        (
+            f"A change of a number is cut at {terms.clip:g}; a hospital with more than {terms.weight_cap} training images counts"
+            " as that many."
+        ),
+    ]
+
+
+def _not_protected(draft: ProjectDraft) -> list[str]:
+    seen = (
+        [
+            (
+                "The sum of all updates can still reveal something about patients, the more so with few hospitals or a model made"
+                " for that purpose; and a coordinator that more than a third of the hospitals help can single out your update."
+            ),
+            "The common model's score on your held-out patients is sent to the coordinator in clear.",
+            "Nobody sees a single update, so nobody can sort out a bad one: robust rules and full secrecy exclude each other.",
+        ]
+        if draft.privacy.summed
+        else [
+            (
+                "The coordinator reads your hospital's own update. Updates can reveal something about the patients they were"
+                " learned from: a curious coordinator may try to reconstruct images or to find out whether somebody took part."
+            )
+        ]
+    )
+    return [
+        *seen,
         "No noise is added: there is no differential privacy in this mode.",
         "The finished model may remember details of its training data, and everybody who receives it can examine it.",
         "Another hospital may send bad updates and so spoil the model.",

@@ -32,6 +32,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from aggregator_client.secagg import masks
+from aggregator_client.secagg.ring import LIMBS
 from tests.aggregator_client.secagg.cohort import Cohort
 
 
@@ -81,10 +82,15 @@ def ours(clients: int, params: int, bits: int) -> dict[str, Any]:
         for site in made.names:
             if site == lost:
                 continue
+            own = np.zeros(params + LIMBS, np.float32)  # as in a node: the change is masked where it lies
+            own[:params] = update
+            out = own.view("<u4") if bits == 32 else None
             dealt = first if site == me else clock("server", lambda site=site: server.dealt(site))
             masked = ask(
                 site,
-                lambda site=site, dealt=dealt: made.client(site, plan).masked(dealt, update, 100),
+                lambda site=site, dealt=dealt, own=own, out=out: made.client(site, plan).masked(
+                    dealt, own[:params], 100, out
+                ),
                 lambda one: len(one[0]) + one[1].nbytes,
             )
             clock("server", lambda site=site, masked=masked: server.take_masked(site, *masked))

@@ -72,6 +72,9 @@ def sign(
     values = {**draft.model_dump(), "coordinator": who}
     if references:
         values["reference"] = {"digests": adopt(config.root / "reference", references)}
+    if draft.privacy.summed and not draft.privacy.secure_aggregation.sites:
+        enrolled = {one.name: one.enrolment.signing_public for one in config.members.list()}
+        values["privacy"]["secure_aggregation"]["sites"] = enrolled
     document = validated(ProjectDocument, values, f"project draft {file}")
     signed = sign(document, keys.signing)
     write_file(out, signed.file_bytes())

@@ -71,7 +71,7 @@ class Gathering:
         self.digest = self.request.digest()
         self.handles: dict[str, Handle] = {}
         for site in sites:
-            if run.state.update(number, site) is not None:
+            if self.counts and run.state.update(number, site) is not None:
                 self.gather = self.gather.took(site)
 
     def _request(self) -> Message:
@@ -98,6 +98,22 @@ class Gathering:
             "roster": sorted(self.sites),
         }
 
+    def request_of(self, site: str) -> Message:
+        """What this site is asked."""
+        return self.request
+
+    def digest_of(self, site: str) -> str:
+        """How this site's answer names what it was asked."""
+        return self.digest
+
+    def take(self, site: str, answer: Message) -> None:
+        """Check a proven answer before it is kept. Raises FederationError when it is not used."""
+        if self.kind == "train" and not self.run.document.privacy.summed:
+            update = as_update(site, answer, self.model, self.run.strategy, self.run.document)
+            self.run.strategy.check(update, self.model)
+        if self.kind == "predict":
+            self.run.understand(site, answer)
+
     def wait(self) -> Gather:
         """Until the round has enough. Raises TooFewSitesError naming each site that gave nothing and why."""
         while True:
@@ -120,7 +136,7 @@ class Gathering:
         member = self.run.members[site]
         context = Context(self.run.project.digest, self.number, COORDINATOR, site, self.kind)
         blob = messages.wrap(
-            self.request, context, recipient_public=member.sealing_public, signer=self.run.keys.signing
+            self.request_of(site), context, recipient_public=member.sealing_public, signer=self.run.keys.signing
         )
         wall = time.time()
         handle = self.run.hub.send(site, blob)
@@ -156,11 +172,7 @@ class Gathering:
             if answer.header["kind"] == "refused":
                 self._refuse(site, str(answer.header.get("reason", "no reason given"))[:500], "refused", len(blob))
                 return
-            if self.kind == "train":
-                update = as_update(site, answer, self.model, self.run.strategy, self.run.document)
-                self.run.strategy.check(update, self.model)
-            if self.kind == "predict":
-                self.run.understand(site, answer)
+            self.take(site, answer)
             receipts.keep(self.run.state.folder, blob)
             if self.counts:
                 self.run.state.keep_update(self.number, site, answer)
@@ -187,7 +199,7 @@ class Gathering:
             raise MessageError(f"The answer of {site} is of another version or kind: update fedpacs there.")
         if header["kind"] == "refused":
             return answer
-        if header.get("request") != self.digest or header["kind"] != ANSWERS[self.kind]:
+        if header.get("request") != self.digest_of(site) or header["kind"] != ANSWERS[self.kind]:
             raise MessageError(f"The answer of {site} belongs to another request: it is not used.")
         return answer
 

@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from aggregator_client.coordinator import reference, settings
+from aggregator_client.coordinator import reference, settings, summing
 from aggregator_client.coordinator.gathering import Gathering, as_update
 from aggregator_client.coordinator.reference import Outputs, Reference
 from aggregator_client.coordinator.rounds import Step, is_stale, next_step
@@ -57,6 +57,7 @@ class Run:
         self.tell: Progress = progress or (lambda facts: None)
         self.grace_s = min(grace_s, self.document.deadline_s)
         self.strategy: Strategy = choose(self.document.algorithm.name, self.document.algorithm.args)
+        self.summed = self.document.privacy.summed
         self.ensemble, self.references = isinstance(self.strategy, Ensemble), references
         if isinstance(self.strategy, Ensemble) and self.strategy.distil and self.document.task.name != "classification":
             raise ProjectError("A student is distilled for classification only: set the algorithm's distil to 0.")
@@ -116,8 +117,13 @@ class Run:
         if not training:
             self.state.end_evaluation(number)
             return
-        merged = self._aggregate(number, model, sorted(gather.accepted))
+        trained = sorted(gather.accepted)
+        merged = (
+            summing.aggregate(self, number, model, trained) if self.summed else self._aggregate(number, model, trained)
+        )
         self.state.close_round(number, merged, self.strategy.state())
+        if self.summed:
+            summing.forget(self)
         seconds = round(time.monotonic() - started, 2)
         self.tell({"event": "checkpoint", "round": number, "seconds": seconds, "sites": sorted(gather.accepted)})
 
