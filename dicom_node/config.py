@@ -34,6 +34,7 @@ class DicomSettings(_Group):
     allowed_ae_titles: tuple[str, ...] = ()
     allowed_networks: tuple[str, ...] = ("127.0.0.0/8", "::1/128")
     private_sop_classes: tuple[str, ...] = ()
+    peers: tuple[str, ...] = ()
     idle_timeout_s: Seconds = 60
     stall_timeout_s: Seconds = 30
     tls_certificate: Path | None = None
@@ -49,6 +50,17 @@ class DicomSettings(_Group):
     @classmethod
     def _ae_titles(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(check_ae_title(title) for title in value)
+
+    @field_validator("peers")
+    @classmethod
+    def _peers(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for peer in value:
+            title, _, address = peer.partition("@")
+            host, _, port = address.rpartition(":")
+            if not host or not port.isdigit() or not 0 < int(port) < 65536:
+                raise ValueError(f"{peer!r} is not AETITLE@host:port")
+            check_ae_title(title)
+        return value
 
     @field_validator("allowed_networks")
     @classmethod

@@ -96,7 +96,9 @@ def _overview() -> Iterator[str]:
                 f"yes, {len(sop_classes.STORAGE_CLASSES)} SOP classes",
                 "`fedpacs node send`, outbound queue of results",
             ),
-            ("Storage Commitment Push Model", "yes, reported on the same association", "no"),
+            ("Storage Commitment Push Model", "yes, reported on the same or a new association", "no"),
+            ("Modality Performed Procedure Step", "yes, for how many instances to expect", "no"),
+            ("Instance Availability Notification", "yes, for how many instances to expect", "no"),
             ("Query/Retrieve", "no", "no"),
         ),
     )
@@ -115,9 +117,14 @@ def _storage_scp() -> Iterator[str]:
     yield "beside the first, flagged as a conflict and not made part of the study."
     yield ""
     yield "Storage commitment (PS3.4 annex J): every instance of the request is looked up; the N-EVENT-REPORT follows the"
-    yield "N-ACTION response on the same association, which the SCU keeps open for it. Failure reasons:"
+    yield "N-ACTION response on the same association. Where the SCU's address stands in `[dicom] peers`, a report it did not"
+    yield "acknowledge there is sent on a new association, in the role of SCP, and retried with back-off. Failure reasons:"
     yield f"`0x{commitment.NO_SUCH_INSTANCE:04X}` no such object instance,"
     yield f"`0x{commitment.CLASS_CONFLICT:04X}` class / instance conflict."
+    yield "A commitment to every instance that is here of a study completes the study."
+    yield ""
+    yield "MPPS (N-CREATE, N-SET) and Instance Availability Notification (N-CREATE): only the number of instances they tell of a"
+    yield "study is kept; the study is complete once as many are here, otherwise after `study.quiet_seconds` without a new one."
     yield ""
 
 
@@ -126,9 +133,7 @@ def _classes() -> Iterator[str]:
     yield ""
     yield "Besides these, private SOP classes named in `[dicom] private_sop_classes` (`*`: any the standard does not know)."
     yield ""
-    rows = [
-        (sop_classes.name_of(uid), f"`{uid}`") for uid in (sop_classes.VERIFICATION, sop_classes.STORAGE_COMMITMENT)
-    ]
+    rows = [(sop_classes.name_of(uid), f"`{uid}`") for uid in sop_classes.SERVICES]
     rows += sorted((sop_classes.name_of(uid), f"`{uid}`") for uid in sop_classes.STORAGE_CLASSES)
     yield from table(("SOP class", "UID"), rows)
 
@@ -136,7 +141,7 @@ def _classes() -> Iterator[str]:
 def _syntaxes() -> Iterator[str]:
     yield "## 4 Transfer syntaxes"
     yield ""
-    yield "For storage all of these; for Verification and Storage Commitment the three uncompressed ones."
+    yield "For storage all of these; for the other services the three uncompressed ones."
     yield ""
     names = {uid: UID_dictionary[uid][0] for uid in sop_classes.TRANSFER_SYNTAXES if uid in UID_dictionary}
     rows = [(names.get(uid, "GE private implicit VR"), f"`{uid}`") for uid in sorted(sop_classes.TRANSFER_SYNTAXES)]

@@ -171,6 +171,12 @@ class WorkQueue:
         """Forget a dead job (what it was for was dealt with otherwise)."""
         self._db.execute("DELETE FROM jobs WHERE queue = ? AND key = ? AND state = 'dead'", (self.name, key))
 
+    def cancel(self, key: str) -> bool:
+        """Forget a job that nobody works on (what it was for has happened otherwise); False when it is not waiting."""
+        with transaction(self._db) as db:
+            query = "DELETE FROM jobs WHERE queue = ? AND key = ? AND state = 'waiting'"
+            return bool(db.execute(query, (self.name, key)).rowcount > 0)
+
     def requeue(self, key: str) -> bool:
         """Give a dead job a new life; False when there is none by that key."""
         with transaction(self._db) as db:

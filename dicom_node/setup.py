@@ -29,6 +29,7 @@ max_pdu = 131072
 allowed_ae_titles = []              # calling AE titles; [] accepts any
 allowed_networks = {networks}   # add your modalities' network, e.g. "10.20.0.0/16"
 private_sop_classes = []            # private storage SOP Class UIDs to accept
+peers = []                          # "AETITLE@host:port" of peers that want storage commitment reported later
 idle_timeout_s = 60                 # an association without a message for so long is aborted
 stall_timeout_s = 30                # a message that stops half way for so long is aborted
 # tls_certificate = "keys/dicom.crt"   # set all three for mutual TLS

@@ -24,17 +24,24 @@ def echo(
     tls_ca: CaOption = None,
     tls_cert: CertificateOption = None,
     tls_key: KeyOption = None,
+    commitment: Annotated[
+        bool, typer.Option("--commitment", help="Ask too whether it offers Storage Commitment.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Verify a peer with C-ECHO: reachable, lets us in, answers. Exit code 6: no answer; 5: refused."""
-    from dicom_node.scu import Peer
+    from dicom_node.scu import Peer, takes_commitment
     from dicom_node.scu import echo as verify
 
-    report = verify(Peer.parse(peer, tls_ca=tls_ca, tls_certificate=tls_cert, tls_key=tls_key), calling)
+    remote = Peer.parse(peer, tls_ca=tls_ca, tls_certificate=tls_cert, tls_key=tls_key)
+    report = verify(remote, calling)
+    offered = takes_commitment(remote, calling) if commitment else None
     if as_json:
-        print_json(report.__dict__)
-    else:
-        print(f"{report.peer} answered C-ECHO in {report.echo_s * 1000:.1f} ms.")
+        print_json({**report.__dict__, **({} if offered is None else {"storage_commitment": offered})})
+        return
+    print(f"{report.peer} answered C-ECHO in {report.echo_s * 1000:.1f} ms.")
+    if offered is not None:
+        print(f"It {'offers' if offered else 'does not offer'} Storage Commitment to us.")
 
 
 def send(

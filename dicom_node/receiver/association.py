@@ -13,8 +13,9 @@ from struct import Struct
 from dicom_node.receiver import dimse, pdu
 from dicom_node.receiver.acceptor import Verdict, judge
 from dicom_node.receiver.commitment import CommitmentRequest
+from dicom_node.receiver.notices import Notice
 from dicom_node.receiver.service import Service, log
-from dicom_node.receiver.sop_classes import STORAGE_COMMITMENT
+from dicom_node.receiver.sop_classes import NOTICES, STORAGE_COMMITMENT
 from dicom_node.receiver.transfer import Transfer
 
 _PDU_HEADER = Struct(">BxI")
@@ -52,7 +53,8 @@ class Association:
         self.max_length = 0
         self.contexts: dict[int, tuple[str, str]] = {}
         self.transfer: Transfer | None = None
-        self._sink: DataSink | CommitmentRequest | None = None
+        self.owed = ""  # the queued storage commitment report that the peer has not acknowledged yet
+        self._sink: DataSink | CommitmentRequest | Notice | None = None
         self._command = bytearray()
         self._command_context = 0
         self._buffer = bytearray(_FIRST_BUFFER)
@@ -229,7 +231,10 @@ class Association:
             self.reply(context_id, command, dimse.SUCCESS)
         elif field == dimse.N_ACTION_RQ and command.has_data_set and self.contexts[context_id][0] == STORAGE_COMMITMENT:
             self._sink = CommitmentRequest(self, context_id, command)
+        elif field in (dimse.N_CREATE_RQ, dimse.N_SET_RQ) and self._takes_notices(context_id, command):
+            self._sink = Notice(self, context_id, command)
         elif field == dimse.C_CANCEL_RQ or field & dimse.RESPONSE:
+            self._on_response(field, command)
             if command.has_data_set:
                 self._sink = DataSink(self, context_id, command, None)
         elif command.has_data_set:
@@ -237,6 +242,18 @@ class Association:
         else:
             status = dimse.CANNOT_UNDERSTAND if field == dimse.C_STORE_RQ else dimse.UNRECOGNISED_OPERATION
             self.reply(context_id, command, status)
+
+    def _takes_notices(self, context_id: int, command: dimse.Command) -> bool:
+        return command.has_data_set and self.contexts[context_id][0] in NOTICES
+
+    def _on_response(self, field: int, command: dimse.Command) -> None:
+        """The acknowledgement of a storage commitment report: it is owed no more."""
+        acknowledged = (
+            field == dimse.N_EVENT_REPORT_RQ | dimse.RESPONSE and command.number(dimse.STATUS) == dimse.SUCCESS
+        )
+        if acknowledged and self.owed:
+            self.service.reports.cancel(self.owed)
+            self.owed = ""
 
     def _data_fragment(self, context_id: int, piece: memoryview, last: bool) -> None:
         if self._sink is not None:

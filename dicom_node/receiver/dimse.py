@@ -5,6 +5,7 @@ from __future__ import annotations
 from struct import Struct
 
 C_STORE_RQ, C_ECHO_RQ, N_ACTION_RQ, N_EVENT_REPORT_RQ, C_CANCEL_RQ = 0x0001, 0x0030, 0x0130, 0x0100, 0x0FFF
+N_CREATE_RQ, N_SET_RQ = 0x0140, 0x0120
 RESPONSE = 0x8000
 NO_DATA_SET = 0x0101
 

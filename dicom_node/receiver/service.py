@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from dicom_node.errors import StorageError
+from dicom_node.queue import WorkQueue
 from dicom_node.receiver.occupancy import Occupancy
 from dicom_node.receiver.settings import Settings
 from dicom_node.spool import Ingest
@@ -25,6 +26,19 @@ _MOST_PEERS = 1000
 _HYSTERESIS = 1.02  # above the watermark by this much before objects are taken again, so that it does not flap
 
 
+REPORTS, REPORT_QUEUE = "reports.db", "commitment"  # storage commitment that is owed to peers
+
+
+class _NoReports:
+    """Where no peer's address is known nothing is owed beyond the association of the request."""
+
+    def put(self, key: str, payload: Any = None, delay: float = 0.0) -> bool:
+        return False
+
+    def cancel(self, key: str) -> bool:
+        return False
+
+
 class Service:
     """Not for threads: one event loop owns it."""
 
@@ -36,6 +50,7 @@ class Service:
         self.memory = 0
         self.refusing = False
         self._established = 0
+        self.reports = WorkQueue(settings.spool / REPORTS, REPORT_QUEUE) if settings.peers else _NoReports()
         self.occupancy = Occupancy(settings.run or settings.spool)
         self._disk_checked = 0.0
         self._peers: set[str] = set()

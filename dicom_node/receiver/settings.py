@@ -38,7 +38,7 @@ class Settings:
     max_half_open: int = 512
     spill_bytes: int = 8 << 20  # an object larger than this is streamed into a segment of its own
     memory_bytes: int = 48 << 20  # held by all objects of a process before the large ones are streamed
-    peers: dict[str, tuple[str, int]] = field(default_factory=dict)
+    peers: dict[str, str] = field(default_factory=dict)  # AE title → AETITLE@host:port
 
     @classmethod
     def of(cls, config: NodeConfig) -> Settings:
@@ -59,6 +59,7 @@ class Settings:
             allowed_ae_titles=frozenset(title.strip() for title in dicom.allowed_ae_titles),
             allowed_networks=tuple(ipaddress.ip_network(n, strict=False) for n in dicom.allowed_networks),
             private_sop_classes=frozenset(dicom.private_sop_classes),
+            peers={peer.partition("@")[0].strip(): peer for peer in dicom.peers},
             idle_timeout_s=dicom.idle_timeout_s,
             stall_timeout_s=dicom.stall_timeout_s,
             min_free_mb=storage.min_free_mb,

@@ -13,6 +13,11 @@ VERIFICATION = "1.2.840.10008.1.1"
 STORAGE_COMMITMENT = str(sop_class.StorageCommitmentPushModel)
 STORAGE_COMMITMENT_INSTANCE = "1.2.840.10008.1.20.1.1"
 
+MPPS = "1.2.840.10008.3.1.2.3.3"  # Modality Performed Procedure Step
+INSTANCE_AVAILABILITY = "1.2.840.10008.5.1.4.33"  # Instance Availability Notification
+NOTICES = (MPPS, INSTANCE_AVAILABILITY)
+SERVICES = (VERIFICATION, STORAGE_COMMITMENT, *NOTICES)
+
 IMPLICIT_LE, EXPLICIT_LE, EXPLICIT_BE = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
 UNCOMPRESSED = (EXPLICIT_LE, IMPLICIT_LE, EXPLICIT_BE)
 GE_IMPLICIT_LE = "1.2.840.113619.5.2"
@@ -63,7 +68,7 @@ def negotiate(abstract: str, proposed: Sequence[str], private: Container[str] = 
     """
     if is_storage(abstract, private):
         good: Iterable[str] = (t for t in proposed if t in TRANSFER_SYNTAXES)
-    elif abstract in (VERIFICATION, STORAGE_COMMITMENT):
+    elif abstract in SERVICES:
         good = (t for t in proposed if t in UNCOMPRESSED)
     else:
         return NO_ABSTRACT_SYNTAX, proposed[0] if proposed else IMPLICIT_LE

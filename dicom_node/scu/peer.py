@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pynetdicom import AE
 from pynetdicom.association import Association
@@ -72,7 +73,11 @@ class Peer:
 
 @contextmanager
 def associate(
-    peer: Peer, contexts: Iterable[tuple[str, Sequence[str]]], calling: str, timeout: float = 30.0
+    peer: Peer,
+    contexts: Iterable[tuple[str, Sequence[str]]],
+    calling: str,
+    timeout: float = 30.0,
+    roles: Sequence[Any] = (),
 ) -> Iterator[Association]:
     """An established association, released at the end. Raises UnreachableError or RefusedError with one sentence."""
     ae = AE(ae_title=calling)
@@ -83,7 +88,12 @@ def associate(
         ae.add_requested_context(abstract, list(transfer))
     tls = peer.ssl_context()
     association = ae.associate(
-        peer.host, peer.port, ae_title=peer.ae_title, max_pdu=131072, tls_args=(tls, peer.host) if tls else None
+        peer.host,
+        peer.port,
+        ae_title=peer.ae_title,
+        max_pdu=131072,
+        tls_args=(tls, peer.host) if tls else None,
+        ext_neg=list(roles),
     )
     try:
         if not association.is_established:

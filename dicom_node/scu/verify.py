@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from pynetdicom.sop_class import Verification
+from pynetdicom.sop_class import StorageCommitmentPushModel, Verification
 
 from dicom_node.errors import RefusedError, UnreachableError
 from dicom_node.scu.peer import Peer, associate
@@ -20,6 +20,13 @@ class EchoReport:
     peer: str
     associate_s: float
     echo_s: float
+
+
+def takes_commitment(peer: Peer, calling: str = "FEDPACS", timeout: float = 10.0) -> bool:
+    """Whether a peer offers Storage Commitment (PS3.4 annex J) to us. Raises UnreachableError or RefusedError."""
+    uids = (str(Verification), str(StorageCommitmentPushModel))
+    with associate(peer, [(uid, [IMPLICIT_LE]) for uid in uids], calling, timeout) as association:
+        return any(context.abstract_syntax == uids[1] for context in association.accepted_contexts)
 
 
 def echo(peer: Peer, calling: str = "FEDPACS", timeout: float = 10.0) -> EchoReport:

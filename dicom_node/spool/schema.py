@@ -41,6 +41,16 @@ def m001_spool(db: Any) -> None:
         db.execute(statement)
 
 
+@migrations()
+def m002_expectations(db: Any) -> None:
+    """How many instances a study will have, as a modality (MPPS) or an archive (IAN) told; it may come before the first one."""
+    db.execute(
+        """CREATE TABLE expectations(
+             study_uid TEXT NOT NULL, source TEXT NOT NULL, instances INTEGER, at REAL NOT NULL,
+             PRIMARY KEY(study_uid, source)) WITHOUT ROWID"""
+    )
+
+
 def migrate(connection: sqlite3.Connection) -> None:
     """Bring spool.db to the newest schema; forward only."""
     migrations.apply(sqlite_utils.Database(connection))

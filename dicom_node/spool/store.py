@@ -33,6 +33,12 @@ from dicom_node.spool.digest import Digest
 from dicom_node.spool.header import DataSetError, scan, valid_uid
 from dicom_node.spool.ingest import Incoming, Ingest
 
+# What the archive told (IAN), or else the modality's steps in sum; NULL, and so never reached, while a step is open.
+_TOLD = (
+    "SELECT coalesce(max(CASE WHEN e.source='IAN' THEN e.instances END),"
+    " CASE WHEN count(*) = count(e.instances) THEN sum(e.instances) END) FROM expectations e"
+    " WHERE e.study_uid=studies.study_uid"
+)
 STUDY_STATES = ("receiving", "complete", "deidentified", "excluded", "quarantined")
 
 
@@ -203,8 +209,8 @@ class Spool:
         """Mark as complete what is whole or has been quiet for long enough; returns their study keys."""
         with self._transaction() as db:
             rows = db.execute(
-                "UPDATE studies SET state='complete' WHERE state='receiving' AND (last_at<=? OR instances>=expected)"
-                " RETURNING study_key",
+                "UPDATE studies SET state='complete' WHERE state='receiving' AND (last_at<=? OR instances>=expected"
+                f" OR instances>=({_TOLD})) RETURNING study_key",
                 (now - quiet_seconds,),
             ).fetchall()
         return [key for (key,) in rows]
