@@ -56,7 +56,9 @@ def predict(
         if sys.stderr.isatty():
             typer.echo(f"{loaded.card.name}: series {series} done", err=True)
 
-    done = run(loaded, studies, out, kind=seg_type.value, device=choose_device(device), report=report)
+    done = run(
+        loaded, studies, out, kind=seg_type.value, measurements=True, device=choose_device(device), report=report
+    )
     if as_json:
         typer.echo(json.dumps({"outputs": done.outputs, "set_aside": done.set_aside, "out": str(out)}))
     else:

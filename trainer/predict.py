@@ -54,17 +54,21 @@ def predict(
     out: Path,
     *,
     kind: str = "binary",
+    measurements: bool = False,
     device: torch.device | str = "cpu",
     report: Callable[[str], None] = lambda _: None,
 ) -> Predicted:
-    """Run the model on every image series below `paths` and write into `out`; one bad series does not stop the rest."""
+    """Run the model on every image series below `paths` and write into `out`; one bad series does not stop the rest.
+
+    measurements: also write a measurement report for each Segmentation. What answers a coordinator leaves it out.
+    """
     series, unread = find_series(paths)
     done = Predicted(set_aside=unread)
     out.mkdir(parents=True, exist_ok=True)
     for uid, files in series.items():
         try:
             if model.card.task.name == "segmentation":
-                done.outputs.append(_segment(model, uid, files, out, kind, device))
+                done.outputs.append(_segment(model, uid, files, out, kind, measurements, device))
             else:
                 done.outputs += _classify(model, uid, files, device)
         except TrainerError as err:
@@ -77,7 +81,13 @@ def predict(
 
 
 def _segment(
-    model: LoadedModel, uid: str, files: list[Path], out: Path, kind: str, device: torch.device | str
+    model: LoadedModel,
+    uid: str,
+    files: list[Path],
+    out: Path,
+    kind: str,
+    measurements: bool,
+    device: torch.device | str,
 ) -> dict[str, Any]:
     volume = read_volume(files)
     run = volumetric.predict_volume if model.card.task.dimensions == 3 else segmentation.predict_volume
@@ -89,14 +99,10 @@ def _segment(
     voxel = abs(float(np.linalg.det(volume.stack.affine[:3, :3]))) / 1000
     chosen = probabilities.argmax(0)
     volumes = {n: round(float((chosen == i).sum()) * voxel, 3) for i, n in enumerate(model.card.task.classes) if i}
-    report = write_measurements(out, sources, read_header(path), volumes, algorithm)
-    return {
-        "series": uid,
-        "output": path.name,
-        "measurements": report.name,
-        "ml": volumes,
-        "issues": volume.stack.issues,
-    }
+    told: dict[str, Any] = {"series": uid, "output": path.name, "ml": volumes, "issues": volume.stack.issues}
+    if measurements:
+        told["measurements"] = write_measurements(out, sources, read_header(path), volumes, algorithm).name
+    return told
 
 
 def _classify(model: LoadedModel, uid: str, files: list[Path], device: torch.device | str) -> list[dict[str, Any]]:

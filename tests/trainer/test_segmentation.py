@@ -24,6 +24,7 @@ from trainer.labels.segmentation import read_segmentation
 from trainer.modelcard import load_model
 from trainer.outputs.segmentation import Algorithm, write_segmentation
 from trainer.pixels.grid import Grid
+from trainer.predict import predict
 from trainer.segmentation import dice_metrics, predict_volume, prepare_volume
 from trainer.spec import JobSpec, TaskSpec
 from trainer.volumes import read_header, read_volume
@@ -337,3 +338,6 @@ def test_predict_tells_bad_input_in_a_sentence(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["predict", str(tmp_path / "in"), *arguments, "--type", "labelmap"])
     written = sorted(str(read_header(file).Modality) for file in (tmp_path / "o").glob("*.dcm"))
     assert result.exit_code == 10 and written == ["SEG", "SR"]
+    loaded = load_model(tmp_path)
+    done = predict(loaded, [files()[0].parent], tmp_path / "plain")  # as a coordinator's reference studies are answered
+    assert [file.name for file in (tmp_path / "plain").iterdir()] == [done.outputs[0]["output"]]
