@@ -113,7 +113,9 @@ class Catalogue:
         if text:  # as a range, which the indices answer; LIKE would read every row
             where += " AND (modality = ?2 OR study_uid BETWEEN ?2 AND ?3 OR patient BETWEEN ?2 AND ?3)"
         values = (state, text, text + "\uffff")
-        total = self._db.execute(f"SELECT count(*) FROM studies WHERE {where}", values[: 3 if text else 1]).fetchone()[0]
+        total = self._db.execute(f"SELECT count(*) FROM studies WHERE {where}", values[: 3 if text else 1]).fetchone()[
+            0
+        ]
         rows = self._db.execute(
             f"SELECT * FROM studies WHERE {where} ORDER BY added_at, study_uid LIMIT {int(limit)} OFFSET {int(offset)}",
             values[: 3 if text else 1],

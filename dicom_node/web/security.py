@@ -70,7 +70,9 @@ class Guard:
         if scheme.lower() == "bearer":
             if self.is_token(token):
                 user, role = clean_name(headers.get("x-fedpacs-user", "")), headers.get("x-fedpacs-role", "admin")
-                return Account(f"orthanc:{user}", role if role in ROLES else "viewer") if user else Account("api", "admin")
+                return (
+                    Account(f"orthanc:{user}", role if role in ROLES else "viewer") if user else Account("api", "admin")
+                )
             script = self.accounts.token(token.strip())
             return script and Account(f"token:{script.name}", script.role)
         person = self.accounts.session(cookies.get(self.cookie, ""))
