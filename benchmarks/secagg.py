@@ -302,7 +302,7 @@ def main() -> int:
     parser.add_argument("--one", default="", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.one:
-        clients = int(given.clients)
+        clients = int(given.clients.split(",")[0])
         work = {
             "ours": lambda: ours(clients, given.params, given.bits),
             "flower": lambda: flower(clients, given.params),

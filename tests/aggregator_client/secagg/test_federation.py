@@ -9,13 +9,17 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
-from aggregator_client import messages
+from aggregator_client import invitations, messages
+from aggregator_client.cli.project import app
+from aggregator_client.coordinator import settings
 from aggregator_client.coordinator.server import Run
 from aggregator_client.coordinator.state import RunState
 from aggregator_client.errors import ProjectError, TooFewSitesError
+from aggregator_client.keys import node_keys
 from aggregator_client.messages import SUMMING, Message
-from aggregator_client.project import ProjectDraft, validated
+from aggregator_client.project import ProjectDraft, SignedProject, validated
 from aggregator_client.secagg import stages
 from aggregator_client.sheet import plain_words
 from aggregator_client.transport import LocalHub
@@ -185,6 +189,44 @@ def draft(**changes):
         "privacy": {"mode": "secure_aggregation"},
     }
     return validated(ProjectDraft, values | changes, "draft")
+
+
+DRAFT = """
+name = "test"
+version = "1"
+purpose = "A project that only tests ever see."
+rounds = 1
+min_sites = 3
+[task]
+name = "classification"
+classes = ["a", "b"]
+label = "finding"
+size = 16
+[cohort]
+[network]
+name = "small_resnet"
+args = { in_channels = 1, classes = 2, widths = [2, 2] }
+[privacy]
+mode = "secure_aggregation"
+"""
+
+
+def test_signing_writes_the_enrolled_hospitals_and_their_keys_into_the_project(tmp_path):
+    config = settings.create(tmp_path / "coordinator", name="University", host="127.0.0.1", port=9443)
+    (tmp_path / "draft.toml").write_text(DRAFT)
+    argv = ["sign", str(tmp_path / "draft.toml"), "--coordinator", str(config.root), "--out", str(tmp_path / "p.json")]
+    keys = {}
+    for name in ("North", "South", "West"):
+        refused = CliRunner().invoke(app, argv)
+        assert isinstance(refused.exception, ProjectError) and "of min_sites hospitals or more" in str(
+            refused.exception
+        )
+        keys[name] = node_keys(tmp_path / name)
+        config.members.enrol(invitations.accept(config.invite(name), keys[name]))
+    done = CliRunner().invoke(app, argv)
+    assert done.exit_code == 0, done.output
+    terms = SignedProject.read(tmp_path / "p.json").document.privacy.secure_aggregation
+    assert terms.keys == {name: one.signing_public for name, one in keys.items()}
 
 
 @pytest.mark.parametrize(
