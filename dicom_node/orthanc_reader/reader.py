@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime, tzinfo
+from itertools import zip_longest
 from typing import Protocol
 
 from dicom_node.errors import InputError, NodeError, StorageError, UnreachableError
@@ -203,7 +204,7 @@ class Reader:
         ahead: list[Future[tuple[bytes, str]]] = []
         with ThreadPoolExecutor(self.connections, thread_name_prefix="orthanc") as pool:
             try:
-                for window, following in zip(windows, [*windows[1:], []], strict=True):
+                for window, following in zip_longest(windows, windows[1:], fillvalue=()):
                     if stopping():
                         return False
                     started = time.monotonic()

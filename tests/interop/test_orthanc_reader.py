@@ -152,6 +152,14 @@ def test_outside_the_hours_nothing_is_taken_and_the_rate_is_kept(orthanc: Orthan
     assert time.monotonic() - started >= 4 * 131_072 / 0.2e6 * 0.9, "half a megabyte at 0.2 MB/s"
 
 
+def test_a_study_of_which_the_spool_has_all_is_closed_without_a_download(orthanc: Orthanc, reader: Reader) -> None:
+    sent = store(orthanc, 1, 1, 2)
+    follow(reader, lambda: idle(reader))
+    reader.ledger.mark([orthanc.client().get("/studies").json()[0]])  # a hint, or a kill before the study was closed
+    follow(reader, lambda: idle(reader))
+    assert sink(reader) == Counter(sent)
+
+
 def test_a_late_instance_is_found_when_orthanc_restarts_before_it_calls_the_study_stable(
     orthanc: Orthanc, reader: Reader
 ) -> None:
