@@ -99,7 +99,7 @@ def _overview() -> Iterator[str]:
             ("Storage Commitment Push Model", "yes, reported on the same or a new association", "no"),
             ("Modality Performed Procedure Step", "yes, for how many instances to expect", "no"),
             ("Instance Availability Notification", "yes, for how many instances to expect", "no"),
-            ("Query/Retrieve", "no", "no"),
+            ("Query/Retrieve, Study Root", "no", "`fedpacs node pull`: C-FIND, C-MOVE, C-GET"),
         ),
     )
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from dicom_node.cli import accounts, labels, optout, peers, quarantine, results
+from dicom_node.cli import accounts, labels, optout, peers, pull, quarantine, results
 from dicom_node.cli.output import ConfigOption, JsonOption, find_config, print_json, print_table
 from dicom_node.cli.people import ByOption
 from dicom_node.errors import RefusedError
@@ -20,6 +20,7 @@ app.add_typer(quarantine.app, name="quarantine")
 app.add_typer(accounts.app, name="account")
 app.add_typer(results.app, name="results")
 peers.add_to(app)
+app.command()(pull.pull)
 
 
 @app.command()

@@ -1,0 +1,1 @@
+"""Retrospective cohorts: studies found at a PACS and retrieved into the spool (query/retrieve SCU, PS3.4 annex C)."""
