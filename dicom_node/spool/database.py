@@ -11,6 +11,7 @@ from pathlib import Path
 
 from dicom_node.errors import StorageError
 from dicom_node.spool import schema
+from dicom_node.spool.segment import sync_folder
 
 BUSY_SECONDS = 20.0
 
@@ -18,7 +19,9 @@ BUSY_SECONDS = 20.0
 def prepare_folder(root: Path) -> None:
     """Create the spool's folders, readable by their owner alone (they hold identified values)."""
     for folder in (root, root / "segments"):
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not folder.exists():
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            sync_folder(folder.parent)  # or a power cut may take the folder with every segment that was synced in it
         folder.chmod(0o700)
 
 

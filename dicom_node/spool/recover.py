@@ -66,7 +66,7 @@ def reindex(root: Path) -> RecoveryReport:
     if busy:
         raise StorageError(f"The spool at {root} is in use by a receiver; stop the node before `fedpacs node reindex`.")
     old = root / "spool.db"
-    aside = root / f"spool.db.before-reindex-{time.strftime('%Y%m%dT%H%M%S')}"
+    aside = root / f"spool.db.before-reindex-{time.strftime('%Y%m%dT%H%M%S')}-{time.time_ns() % 10**9:09d}"
     if old.exists():
         old.replace(aside)
         for suffix in ("-wal", "-shm"):
@@ -76,9 +76,11 @@ def reindex(root: Path) -> RecoveryReport:
     report = RecoveryReport()
     db = connect(root)
     try:
+        for former in sorted(root.glob("spool.db.before-reindex-*")):  # the newest last; several where one was killed
+            if not former.name.endswith(("-wal", "-shm")):
+                _carry_labels(former, db)
         for path in segments:
             _adopt(root, db, path, report, resync=True)
-        _carry_labels(aside, db)
     finally:
         db.close()
     return report
@@ -92,8 +94,6 @@ def _drop_newborn(root: Path) -> None:
 
 
 def _carry_labels(aside: Path, db: sqlite3.Connection) -> None:
-    if not aside.exists():
-        return
     try:
         old = sqlite3.connect(aside)
         rows = old.execute("SELECT accession, name, value, source, imported_at FROM labels").fetchall()

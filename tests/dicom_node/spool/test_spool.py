@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import time
 from io import BytesIO
@@ -20,6 +21,7 @@ from dicom_node.spool import Spool, part10, reindex, scan
 from dicom_node.spool.segment import BLOCK
 from tests.dicom_node.receiver.wire import CT, EXPLICIT, dataset
 
+recover_module = importlib.import_module("dicom_node.spool.recover")  # the package names a function so
 IMPLICIT, BIG = "1.2.840.10008.1.2", "1.2.840.10008.1.2.2"
 
 
@@ -166,6 +168,25 @@ def test_labels_wait_for_their_study(spool: Spool) -> None:
     assert spool.labels("A-1") == {"finding": "pneumonia", "partition": "test"}
     key = spool.add_file(file_of("1.2.1"), source="x").study_key
     assert [s.study_key for s in spool.studies_of("A-1")] == [key]
+
+
+def test_labels_outlive_a_reindex_that_was_killed(
+    spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool.add_file(file_of("1.2.1"), source="x")
+    spool.put_labels([("A-1", "finding", "normal")], "l.csv")
+    spool.close()
+
+    def killed(*args: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    for moment in ("connect", "_adopt"):  # before the new index was opened, and while it was filled
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(recover_module, moment, killed)
+            reindex(tmp_path / "spool")
+    assert reindex(tmp_path / "spool").adopted == 1
+    with Spool(tmp_path / "spool") as again:
+        assert again.labels("A-1") == {"finding": "normal"} and again.find("1.2.1")
 
 
 def test_folders_are_the_owners_alone(spool: Spool, tmp_path: Path) -> None:
