@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from dicom_node.records import PARTITIONS, Catalogue, CohortEntry, CohortRule, InstanceRecord, StudyRecord
 from trainer.errors import CohortError, LabelError, PixelError, SpecError
 from trainer.local.data import Samples, pool
-from trainer.pixels.cache import TensorCache, Wanted
+from trainer.pixels.cache import Filled, TensorCache, Wanted
 from trainer.pixels.prepare import Preparation, prepare_frame
 from trainer.pixels.read import read_frames
 from trainer.pixels.series import prepare_series
@@ -102,7 +102,7 @@ def _load_source(spec: JobSpec, source: Source, threads: int, progress: Callable
     def label_of(entry: CohortEntry) -> int | list[int]:
         return classes_of(index, entry.label, spec.task)
 
-    loaded = _collect(filled.images, filled.rows, owners, label_of, facts_of, failures, filled.failures)
+    loaded = _collect(filled, owners, label_of, facts_of, failures)
     loaded.set_aside.update(unlabelled)
     return loaded
 
@@ -195,24 +195,24 @@ def classes_of(index: Mapping[str, int], label: str | None, task: TaskSpec) -> i
 
 
 def _collect(
-    images: np.ndarray,
-    rows: np.ndarray,
+    filled: Filled,
     owners: list[tuple[str, CohortEntry]],
     label_of: Callable[[CohortEntry], int | list[int]],
     facts_of: Callable[[CohortEntry], dict[str, Any]],
     failures: dict[str, int],
-    set_aside: dict[str, str],
 ) -> Loaded:
+    rows, set_aside = filled.rows, filled.failures
     samples: dict[str, Samples] = {}
     studies: dict[str, list[str]] = {}
     facts: dict[str, list[dict[str, Any]]] = {}
     numbers: dict[str, int] = {}
     for partition in PARTITIONS:
         mine = [i for i, (where, _) in enumerate(owners) if where == partition and rows[i] >= 0]
+        mine.sort(key=filled.marks.__getitem__)
         entries = [owners[i][1] for i in mine]
         labels = np.array([label_of(entry) for entry in entries], np.int64)
         groups = np.array([numbers.setdefault(entry.study.patient, len(numbers)) for entry in entries], np.int64)
-        samples[partition] = Samples(images, labels, rows[mine].astype(np.int64), groups)
+        samples[partition] = Samples(filled.images, labels, rows[mine].astype(np.int64), groups)
         studies[partition] = sorted({entry.study.study_uid for entry in entries})
         headers = {entry.study.study_uid: facts_of(entry) for entry in entries}
         facts[partition] = [headers[entry.study.study_uid] for entry in entries]

@@ -25,7 +25,7 @@ from trainer.geometry import from_canonical, stack, to_canonical
 from trainer.labels.contours import RTSTRUCT, read_contours
 from trainer.labels.segmentation import LABELMAP, SEGMENTATION, read_segmentation
 from trainer.local.data import Samples, Slices
-from trainer.pixels.cache import TensorCache, Wanted
+from trainer.pixels.cache import Filled, TensorCache, Wanted
 from trainer.pixels.grid import Grid
 from trainer.pixels.prepare import Preparation
 from trainer.spec import JobSpec, Source, TaskSpec
@@ -94,7 +94,7 @@ def load_source(spec: JobSpec, source: Source, threads: int, progress: Progress 
         i if filled.rows[i] >= 0 and owners[i][1].study.study_uid not in spoiled else -1 for i in range(len(wanted))
     ]
     kept = [i for i in whole if i >= 0]
-    loaded = _collect(filled.images, filled.rows, kept, owners, failures, set_aside | spoiled)
+    loaded = _collect(filled, kept, owners, failures, set_aside | spoiled)
     uids, mine = loaded.studies[spec.evaluate_on], {entry.study.study_uid: entry for _, entry in owners}
     loaded.cases[spec.evaluate_on] = [case_facts(source.dataset, spec.task, mine[uid]) for uid in uids]
     return loaded
@@ -192,8 +192,7 @@ class _Once:
 
 
 def _collect(
-    images: np.ndarray,
-    rows: np.ndarray,
+    filled: Filled,
     kept: list[int],
     owners: list[tuple[str, CohortEntry]],
     failures: dict[str, int],
@@ -204,10 +203,14 @@ def _collect(
     facts: dict[str, list[dict[str, Any]]] = {}
     for partition in PARTITIONS:
         mine = [i for i in kept if owners[i][0] == partition]
-        uids = sorted({owners[i][1].study.study_uid for i in mine})
+        marks: dict[str, list[int]] = {}
+        for i in mine:
+            marks.setdefault(owners[i][1].study.study_uid, []).append(int(filled.marks[i]))
+        uids = sorted(marks, key=lambda uid: sorted(marks[uid]))
         number = {uid: n for n, uid in enumerate(uids)}
+        mine.sort(key=lambda i: number[owners[i][1].study.study_uid])
         groups = np.array([number[owners[i][1].study.study_uid] for i in mine], np.int64)
-        samples[partition] = Slices(images, np.zeros(0, np.int64), rows[mine].astype(np.int64), groups)
+        samples[partition] = Slices(filled.images, np.zeros(0, np.int64), filled.rows[mine].astype(np.int64), groups)
         studies[partition] = uids
         facts[partition] = [study_facts(owners[i][1].study) for i in mine]
     if set_aside:

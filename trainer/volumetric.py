@@ -130,6 +130,7 @@ def _collect(
     facts: dict[str, list[dict[str, Any]]] = {}
     for partition in PARTITIONS:
         mine = [(one, entry) for one, (at, entry) in zip(stored, owners, strict=True) if one and at == partition]
+        mine.sort(key=lambda pair: pair[0].mark)
         samples[partition] = Patches.of([one for one, _ in mine], spec.task.patch, spec.task.patches)
         studies[partition] = [entry.study.study_uid for _, entry in mine]
         told = partition == spec.evaluate_on

@@ -87,8 +87,11 @@ def disc(label: int, random: np.random.Generator, size: int = 32) -> np.ndarray:
     return np.clip(pixels, 0, 4095).astype(np.uint16)
 
 
-def build(root: Path, count: int = 60, seed: int = 0, first: int = 1) -> Side:
-    """A side with `count` one-image patients of three classes: 60 % train, 20 % validation, 20 % test."""
+def build(root: Path, count: int = 60, seed: int = 0, first: int = 1, step: int = 1) -> Side:
+    """A side with `count` one-image patients of three classes: 60 % train, 20 % validation, 20 % test.
+
+    Their pseudonyms and UIDs come of first, first + step, ...
+    """
     side = Side(root)
     random = np.random.default_rng(seed)
     catalogue = Catalogue(side.catalogue, side.dataset)
@@ -96,7 +99,7 @@ def build(root: Path, count: int = 60, seed: int = 0, first: int = 1) -> Side:
         label = n % 3
         partition = ["train", "train", "train", "validation", "test"][(n // 3) % 5]
         facts = {"sex": "FM"[n % 2], "age_years": 20 + n, "manufacturer": ["Vendor A", "Vendor B"][(n // 6) % 2]}
-        side.add(catalogue, first + n, disc(label, random), CLASSES[label], partition=partition, **facts)
+        side.add(catalogue, first + n * step, disc(label, random), CLASSES[label], partition=partition, **facts)
     catalogue.close()
     return side
 

@@ -66,6 +66,15 @@ def test_the_same_spec_gives_the_same_bytes_and_another_seed_others(side: Side, 
     assert first["sha256"] == again["sha256"] != other["sha256"]
 
 
+def test_other_pseudonyms_of_the_same_patients_give_the_same_model(side: Side, tmp_path: Path) -> None:
+    renamed = build(tmp_path / "renamed", first=997, step=-7)
+    first, again = (
+        run(one, tmp_path / name, local={"epochs": 2}) for one, name in ((side, "mine"), (renamed, "renamed"))
+    )
+    assert first["studies"] != again["studies"] and first["sha256"] == again["sha256"]
+    assert first["metrics"] == again["metrics"] and first["subgroups"] == again["subgroups"]
+
+
 def test_evaluate_and_scores_of_given_weights(side: Side, tmp_path: Path) -> None:
     trained = run(side, tmp_path / "t")
     model = tmp_path / "t" / "model.safetensors"

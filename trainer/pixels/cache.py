@@ -38,10 +38,15 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Filled:
-    """images: memory map float16 [rows, C, size, size]; rows[i] is wanted i's row or -1; failures name the reasons."""
+    """images: memory map float16 [rows, C, size, size]; rows[i] is wanted i's row or -1; failures name the reasons.
+
+    marks int64 [N]: the CRC-32 of each wanted image's prepared pixels (-1 where there is none). Samples ordered by it come
+    in the same order at every node and on every run, which an order by pseudonymous UID does not give.
+    """
 
     images: np.ndarray
     rows: np.ndarray
+    marks: np.ndarray
     failures: dict[str, str]
     made: int
 
@@ -64,9 +69,12 @@ class TensorCache:
         with folder_lock(self.folder):
             known = self._read_index()
             rows = np.array([self._valid_row(known, w) for w in wanted], np.int64)
+            marks = np.array(
+                [known[w.key]["crc"] if row >= 0 else -1 for w, row in zip(wanted, rows, strict=True)], np.int64
+            )
             missing = [i for i in range(len(wanted)) if rows[i] < 0]
-            failures = self._make(wanted, missing, rows, threads, progress)
-        return Filled(self._map(), rows, failures, len(missing) - len(failures))
+            failures = self._make(wanted, missing, (rows, marks), threads, progress)
+        return Filled(self._map(), rows, marks, failures, len(missing) - len(failures))
 
     def forget(self, keys: set[str]) -> int:
         """Overwrite the rows of these SOP Instance or Study UIDs with zeros and drop them (an opt-out); returns how many.
@@ -116,7 +124,7 @@ class TensorCache:
         self,
         wanted: Sequence[Wanted],
         missing: list[int],
-        rows: np.ndarray,
+        found: tuple[np.ndarray, np.ndarray],
         threads: int,
         progress: Callable[[int, int], None] | None,
     ) -> dict[str, str]:
@@ -129,12 +137,14 @@ class TensorCache:
                 made = list(workers.map(lambda i: _attempt(wanted[i], self.shape), chunk))
                 good = [(i, image) for i, image in zip(chunk, made, strict=True) if isinstance(image, bytes)]
                 failures |= {wanted[i].key: out for i, out in zip(chunk, made, strict=True) if isinstance(out, str)}
-                self._append([(wanted[i], image) for i, image in good], [i for i, _ in good], rows)
+                self._append([(wanted[i], image) for i, image in good], [i for i, _ in good], *found)
                 if progress is not None:
                     progress(min(start + _WRITE_TOGETHER, len(missing)), len(missing))
         return failures
 
-    def _append(self, images: list[tuple[Wanted, bytes]], places: list[int], rows: np.ndarray) -> None:
+    def _append(
+        self, images: list[tuple[Wanted, bytes]], places: list[int], rows: np.ndarray, marks: np.ndarray
+    ) -> None:
         if not images:
             return
         with self.data.open("ab") as file:
@@ -148,10 +158,8 @@ class TensorCache:
         first = size // self.row_bytes
         lines = []
         for n, (want, image) in enumerate(images):
-            rows[places[n]] = first + n
-            lines.append(
-                json.dumps({"key": want.key, "source": want.source, "row": first + n, "crc": zlib.crc32(image)})
-            )
+            rows[places[n]], marks[places[n]] = first + n, (crc := zlib.crc32(image))
+            lines.append(json.dumps({"key": want.key, "source": want.source, "row": first + n, "crc": crc}))
         with self.index.open("a", encoding="utf-8") as file_text:
             file_text.write("\n" + "\n".join(lines) + "\n")
             file_text.flush()

@@ -30,13 +30,16 @@ _CHUNK = 1 << 24
 
 @dataclass(frozen=True)
 class StoredVolume:
-    """One cached series. places: {class: int32 [k, 3] voxels}; low: the image's smallest value, to pad with."""
+    """One cached series. places: {class: int32 [k, 3] voxels}; low: the image's smallest value, to pad with;
+    mark: the CRC-32 of its prepared voxels, for an order that depends on no pseudonym.
+    """
 
     path: Path
     key: str
     shape: tuple[int, int, int]
     low: float
     places: dict[int, np.ndarray]
+    mark: int
 
     def open(self) -> np.ndarray:
         """The array float16 [channels, D, H, W] as a memory map."""
@@ -115,7 +118,9 @@ def _stored(data: Path, facts: dict[str, object]) -> StoredVolume:
     shape, places = facts["shape"], facts["places"]
     assert isinstance(shape, list) and isinstance(places, dict)
     kept = {int(index): np.array(found, np.int32) for index, found in places.items()}
-    return StoredVolume(data, str(facts["key"]), (shape[0], shape[1], shape[2]), float(str(facts["low"])), kept)
+    return StoredVolume(
+        data, str(facts["key"]), (shape[0], shape[1], shape[2]), float(str(facts["low"])), kept, int(str(facts["crc"]))
+    )
 
 
 def _read(note: Path) -> dict[str, object]:
