@@ -35,7 +35,7 @@ debian:
 	@sh scripts/debian-packages.sh $(DEBIAN)
 
 test: $(BIN)/pytest debian check
-	FEDPACS_FUZZ_SECONDS=$${FEDPACS_FUZZ_SECONDS:-60} $(BIN)/python -m pytest
+	FEDPACS_FUZZ_SECONDS=$${FEDPACS_FUZZ_SECONDS:-60} $(BIN)/python -m pytest -n 3 --dist loadfile
 
 bench: $(BIN)/pytest
 	@for b in benchmarks/*.py; do echo "== $$b"; $(BIN)/python $$b --json || exit 1; done
