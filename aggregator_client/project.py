@@ -26,6 +26,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from aggregator_client.compression import TransferSettings
+from aggregator_client.decentral.settings import ALGORITHM as DECENTRALISED
+from aggregator_client.decentral.settings import PeerSettings
 from aggregator_client.errors import ProjectError, SignatureError
 from aggregator_client.keys import SEALING_PUBLIC_BYTES, fingerprint
 from dicom_node.records import CohortRule
@@ -183,6 +185,7 @@ class ProjectDraft(_Part):
     transfer: TransferSettings = TransferSettings()
     personal: PersonalSettings = PersonalSettings()
     reference: ReferenceSettings = ReferenceSettings()
+    peers: PeerSettings = PeerSettings()
 
     @model_validator(mode="after")
     def _one_label(self) -> Self:
@@ -208,6 +211,22 @@ class ProjectDraft(_Part):
         if self.min_sites < 3:
             raise ValueError(
                 "min_sites must be 3 or more with privacy.mode secure_aggregation: in a sum of two each sees the other"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _among_peers(self) -> Self:
+        if (self.algorithm.name == DECENTRALISED) != bool(self.peers.relays):
+            raise ValueError(f"peers.relays must name a relay for the algorithm {DECENTRALISED}, and for no other")
+        if self.algorithm.name != DECENTRALISED:
+            return self
+        if self.privacy.summed or self.transfer.compression != "none" or self.stop.patience or self.stop.keep != "last":
+            raise ValueError(
+                f"privacy.mode must be sealed, transfer.compression none and stop left out with the algorithm {DECENTRALISED}"
+            )
+        if self.min_sites < 3:
+            raise ValueError(
+                f"min_sites must be 3 or more with the algorithm {DECENTRALISED}: of two no minority can be gone"
             )
         return self
 
@@ -241,6 +260,14 @@ class ProjectDocument(ProjectDraft):
         if self.privacy.summed and not (sound and len(keys) >= self.min_sites):
             raise ValueError(
                 "privacy.secure_aggregation.sites must hold each hospital's own key, of min_sites hospitals or more"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _members(self) -> Self:
+        if self.algorithm.name == DECENTRALISED and len(self.peers.sites) < self.min_sites:
+            raise ValueError(
+                "peers.sites must hold the keys of min_sites hospitals or more: enrol them before you sign"
             )
         return self
 

@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Sequence
 
 from aggregator_client.algorithm_words import words
+from aggregator_client.decentral.settings import ALGORITHM as DECENTRALISED
 from aggregator_client.project import ProjectDocument, ProjectDraft
 
 WIDTH = 100
@@ -128,6 +129,17 @@ def _leaves(draft: ProjectDraft) -> list[str]:
             "Your model stays here. What all hospitals' answers become is sent back to you (federation/results).",
             "Each message is recorded in your audit log before it is sent: `fedpacs audit show --kind egress`.",
         ]
+    if draft.algorithm.name == DECENTRALISED:
+        return [
+            (
+                "After each round: the numbers of the trained network (its weights), sealed to each other hospital of the project"
+                f" ({', '.join(sorted(draft.peers.sites)) or 'those enrolled when it is signed'}), and how many training images"
+                " were used."
+            ),
+            "Signed statements in clear to the relay: whose updates your node holds, and which model it votes for, as digests.",
+            "The evaluation's figures stay here. No image, no header, no label of a single study and no pseudonym is sent.",
+            "Each message is recorded in your audit log before it is sent: `fedpacs audit show --kind egress`.",
+        ]
     if draft.privacy.summed:
         return [
             "After each round: the change of the network's numbers, masked, so that only the hospitals' sum can be read.",
@@ -165,10 +177,12 @@ def _smaller(draft: ProjectDraft) -> list[str]:
 
 
 def _protected(draft: ProjectDraft) -> list[str]:
+    peers = draft.algorithm.name == DECENTRALISED
+    what, reader = ("update", "the hospital it is meant for") if peers else ("message", "the coordinator named above")
     return [
         *_summed(draft),
         (
-            "Sealed end to end: each message is encrypted so that only the coordinator named above can read it (HPKE,"
+            f"Sealed end to end: each {what} is encrypted so that only {reader} can read it (HPKE,"
             " MLKEM768-X25519 and AES-256-GCM, also against a later quantum computer), and signed by your node."
         ),
         "Bound to this project's digest, the round and your hospital: it cannot be replayed, mixed up or re-addressed.",
@@ -208,8 +222,8 @@ def _not_protected(draft: ProjectDraft) -> list[str]:
         if draft.privacy.summed
         else [
             (
-                "The coordinator reads your hospital's own update. Updates can reveal something about the patients they were"
-                " learned from: a curious coordinator may try to reconstruct images or to find out whether somebody took part."
+                f"{_reader(draft)} your hospital's own update. Updates can reveal something about the patients they were"
+                " learned from: a curious reader may try to reconstruct images or to find out whether somebody took part."
             )
         ]
     )
@@ -219,6 +233,14 @@ def _not_protected(draft: ProjectDraft) -> list[str]:
         "The finished model may remember details of its training data, and everybody who receives it can examine it.",
         "Another hospital may send bad updates and so spoil the model.",
     ]
+
+
+def _reader(draft: ProjectDraft) -> str:
+    return (
+        "Every other hospital of the project reads"
+        if draft.algorithm.name == DECENTRALISED
+        else "The coordinator reads"
+    )
 
 
 def _your_say(draft: ProjectDraft) -> list[str]:

@@ -20,6 +20,7 @@ import structlog
 
 from aggregator_client import hours
 from aggregator_client.approvals import invitation_of
+from aggregator_client.decentral.rounds import PeerRounds
 from aggregator_client.errors import FederationError, SignatureError, UnreachableError
 from aggregator_client.executor import Executor
 from aggregator_client.invitations import Invitation
@@ -58,11 +59,18 @@ class Status:
 
 
 def serve(link: SiteLink, executor: Executor, status: Status, poll_seconds: float) -> None:
-    """Answer requests until the process is told to stop. A coordinator that is away is tried again, ever more calmly."""
-    pause = poll_seconds
+    """Answer requests until the process is told to stop. A coordinator that is away is tried again, ever more calmly.
+
+    Decentralised projects need no coordinator: they go on between its requests and while it is away.
+    """
+    pause, peers, again = poll_seconds, PeerRounds(executor), 0.0
     while True:
+        moved = peers.step()
+        if time.monotonic() < again:
+            time.sleep(0.0 if moved else poll_seconds)
+            continue
         try:
-            delivery = link.next(poll_seconds)
+            delivery = link.next(0.0 if moved else poll_seconds)
             if delivery is not None:
                 status.update(state="working")
                 answer = executor.handle(delivery.payload)
@@ -73,8 +81,8 @@ def serve(link: SiteLink, executor: Executor, status: Status, poll_seconds: floa
         except (UnreachableError, SignatureError) as error:
             log.warning("coordinator away", reason=str(error))
             status.update(state="unreachable", reason=str(error))
-            time.sleep(pause)
             pause = min(MAX_PAUSE_SECONDS, pause * 2)
+            again = time.monotonic() + pause
 
 
 def _reply(link: SiteLink, delivery: Any, answer: bytes) -> None:

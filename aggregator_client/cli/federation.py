@@ -107,6 +107,88 @@ def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     print(f"{found.coordinator} answers at {address} with the certificate of the invitation ({milliseconds} ms).")
 
 
+@app.command()
+def relay(
+    project: Annotated[Path, typer.Option("--project", help="The signed project whose members may use the relay.")],
+    folder: Annotated[Path, typer.Option("--folder", metavar="DIR", help="Where it keeps their sealed messages.")],
+    host: Annotated[str, typer.Option("--host", help="Name or address the members dial.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 9095,
+    listen: Annotated[
+        str, typer.Option("--listen", help="Address of this machine to listen on; that of --host if left out.")
+    ] = "",
+) -> None:
+    """Run a mailbox for a decentralised project, at any hospital. It holds sealed messages and reads none of them.
+
+    Its address, with the digest of its own certificate, is what the project names under peers.relays:
+    `fedpacs federation relay-address`.
+    """
+    import base64
+
+    from aggregator_client.decentral.serve import address_of, serve
+    from aggregator_client.errors import ProjectError
+    from aggregator_client.project import SignedProject
+
+    signed = SignedProject.read(project)
+    members = [base64.b64decode(one.signing_public) for one in signed.document.peers.sites.values()]
+    if not members:
+        raise ProjectError(f"The project {signed.document.name} is not decentralised: it needs no relay.")
+    url = address_of(folder, host, port)
+    serve(folder, signed.digest, members, listen or host, port, lambda: print(f"The relay serves {url}", flush=True))
+
+
+@app.command("relay-address")
+def relay_address(
+    folder: Annotated[Path, typer.Option("--folder", metavar="DIR", help="The relay's folder; made when it is new.")],
+    host: Annotated[str, typer.Option("--host", help="Name or address the members will dial.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 9095,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a relay's certificate and print the address that the project's draft names under peers.relays."""
+    from aggregator_client.decentral.serve import address_of
+
+    url = address_of(folder, host, port)
+    print_json({"address": url}) if as_json else print(url)
+
+
+@app.command()
+def ledger(
+    project: Annotated[
+        str, typer.Argument(metavar="PROJECT", help="A signed project file, or the digest of one known here.")
+    ],
+    file: Annotated[Path | None, typer.Option("--file", help="Another node's ledger, to check it offline.")] = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check the ledger of a decentralised project and show its rounds: whose updates, which model, who signed."""
+    from aggregator_client.cli.project import resolve
+    from aggregator_client.decentral.chain import read, verify
+    from aggregator_client.decentral.rounds import home_of
+
+    node = None if file is not None and config is None and Path(project).is_file() else find_config(config)
+    signed = resolve(project, node)
+    chain = read(home_of(find_config(config), signed.digest) / "ledger.jsonl" if file is None else file)
+    members = signed.document.peers.members()
+    model = verify(chain, members, signed.digest)
+    rounds = [
+        {
+            "round": one.block.round,
+            "block": one.block.digest(),
+            "model": one.block.model,
+            "used": ", ".join(name for name, _ in one.block.used),
+            "signed": ", ".join(sorted(one.votes)),
+        }
+        for one in chain
+    ]
+    if as_json:
+        print_json(
+            {"project": signed.digest, "members": [one.name for one in members], "rounds": rounds, "model": model}
+        )
+        return
+    for one in rounds:
+        print(f"round {one['round']}: model {str(one['model'])[:16]} of {one['used']}; signed by {one['signed']}")
+    print(f"{len(rounds)} of {signed.document.rounds} rounds are agreed; every block and signature holds.")
+
+
 def _require_free(node: NodeConfig, found: object, replace: bool) -> None:
     from aggregator_client.errors import RefusedError
     from aggregator_client.invitations import Invitation

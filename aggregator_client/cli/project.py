@@ -59,6 +59,7 @@ def sign(
     from aggregator_client.coordinator import settings
     from aggregator_client.coordinator.reference import adopt
     from aggregator_client.coordinator.strategies import choose
+    from aggregator_client.decentral.settings import ALGORITHM as DECENTRALISED
     from aggregator_client.invitations import write_file
     from aggregator_client.project import ProjectDocument, read_draft, sign, validated
     from trainer import networks
@@ -67,7 +68,8 @@ def sign(
     draft, keys = read_draft(file), config.keys()
     # a network or an algorithm that cannot be made is found here, not at a site
     networks.build(draft.network.name, draft.network.args)
-    choose(draft.algorithm.name, draft.algorithm.args)
+    if draft.algorithm.name != DECENTRALISED:  # which no coordinator runs
+        choose(draft.algorithm.name, draft.algorithm.args)
     who = {"name": config.name, **keys.public_base64()}
     values = {**draft.model_dump(), "coordinator": who}
     if references:
@@ -75,6 +77,11 @@ def sign(
     if draft.privacy.summed and not draft.privacy.secure_aggregation.sites:
         enrolled = {one.name: one.enrolment.signing_public for one in config.members.list()}
         values["privacy"]["secure_aggregation"]["sites"] = enrolled
+    if draft.algorithm.name == DECENTRALISED and not draft.peers.sites:
+        values["peers"]["sites"] = {
+            one.name: {"signing_public": one.enrolment.signing_public, "sealing_public": one.enrolment.sealing_public}
+            for one in config.members.list()
+        }
     document = validated(ProjectDocument, values, f"project draft {file}")
     signed = sign(document, keys.signing)
     write_file(out, signed.file_bytes())
@@ -100,7 +107,7 @@ def show(project: FileOrDigest, config: ConfigOption = None, as_json: JsonOption
             {"signed": False, "project": draft.model_dump(mode="json"), "plain_words": sheet}
         ) if as_json else print(sheet, end="")
         return
-    signed = _resolve(project, node)
+    signed = resolve(project, node)
     facts: dict[str, Any] = {"signed": True, "digest": signed.digest, "project": signed.payload}
     facts |= {
         "fingerprint": signed.document.coordinator.fingerprint,
@@ -163,12 +170,12 @@ def _decide(project: str, state: str, by: str, role: str, reason: str, path: Pat
     from aggregator_client.approvals import Decision, decide
 
     node = find_config(path)
-    signed = _resolve(project, node)
+    signed = resolve(project, node)
     record = decide(node, signed, Decision(signed.digest, state, by, role, reason))
     print(f"{record.name} version {record.version} (digest {record.digest[:12]}) is {record.state} here, by {by}.")
 
 
-def _resolve(project: str, node: NodeConfig | None) -> Any:
+def resolve(project: str, node: NodeConfig | None) -> Any:
     """The signed project named by a file or by the beginning of a digest known to this node."""
     from aggregator_client.project import SignedProject
     from dicom_node.projects import Projects

@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from aggregator_client.coordinator import tls
+from aggregator_client import tls
 from aggregator_client.errors import SettingsError, StateError
 from aggregator_client.invitations import Invitation, Members
 from aggregator_client.keys import CoordinatorKeys, coordinator_keys

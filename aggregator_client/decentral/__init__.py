@@ -11,5 +11,5 @@ relay carries opaque bytes and may lose, repeat, reorder or forge them: it can s
 relay. The chain of blocks with their signatures is the record of the training; `chain.verify` checks it from public keys.
 
 Members are taken to follow the protocol (they run the installed package) but may stop at any time; each member sees the single
-updates of the others. No project file names this mode yet.
+updates of the others. A project asks for it with the algorithm "decentralised"; `rounds` drives it at a node.
 """

@@ -89,6 +89,21 @@ class Node:
             self.relay.put(f"{self.project}/{self.round}/update/{peer.name}", blob)
         self.declare()
 
+    def offered(self) -> bool:
+        """Whether this node's update of the round under way is on its disk."""
+        return self._beside("offer").exists()
+
+    def latest_ballot(self) -> int:
+        """The latest ballot that a member is in; 0 before the first. Members that follow it meet in one ballot."""
+        return max((int(body["ballot"]) for _, body in self._said("promise")), default=0)
+
+    def forget(self, rounds: int) -> None:
+        """Drop what lies beside the ledger of all but the last `rounds` rounds: old models, offers and promises."""
+        for file in self.ledger.parent.glob(f"{self.ledger.name}.*"):
+            number = file.name.removeprefix(f"{self.ledger.name}.").split(".")[0]
+            if number.isdigit() and int(number) < len(self.chain) - rounds + 1:
+                file.unlink()
+
     def received(self) -> dict[str, Message]:
         """The proven updates to this node by member. One that does not fit, or two different ones by a member, are left out."""
         found: dict[str, dict[str, Message]] = {}

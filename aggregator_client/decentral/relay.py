@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import uuid
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
 
 class Relay(Protocol):
-    """A mailbox that nobody need trust. Topics are plain text; what is put stays readable to all."""
+    """A mailbox that nobody need trust. A topic is "project/round/what"; what is put stays readable to all who may read."""
 
     def put(self, topic: str, data: bytes) -> None:
         """Add bytes under a topic."""
@@ -31,6 +33,13 @@ class MemoryRelay:
         return list(self.topics.get(topic, ()))
 
 
+def place(topic: str) -> str:
+    """A topic's address, of hex digits and digits only: "<project>/<round>/<digest of the rest>"."""
+    project, number, rest = topic.split("/", 2)
+    first, last = (hashlib.sha256(part.encode()).hexdigest()[:32] for part in (project, rest))
+    return f"{first}/{int(number):06d}/{last}"
+
+
 class FolderRelay:
     """A relay as a folder that all nodes can write to (a share, or behind any file transfer): a file for each message."""
 
@@ -38,16 +47,29 @@ class FolderRelay:
         self.folder = folder
 
     def put(self, topic: str, data: bytes) -> None:
-        place = self._place(topic)
-        place.mkdir(parents=True, exist_ok=True)
-        file = place / hashlib.sha256(data).hexdigest()
-        part = file.with_suffix(".part")
-        part.write_bytes(data)
-        part.replace(file)
+        self.keep(place(topic), data)
 
     def get(self, topic: str) -> Iterable[bytes]:
-        place = self._place(topic)
-        return [file.read_bytes() for file in sorted(place.iterdir()) if not file.suffix] if place.exists() else []
+        address = place(topic)
+        return [self.read(address, name) for name in self.names(address)]
 
-    def _place(self, topic: str) -> Path:
-        return self.folder / hashlib.sha256(topic.encode()).hexdigest()[:32]
+    def names(self, address: str) -> list[str]:
+        """The messages at an address (`place`), by the hex SHA-256 of their bytes."""
+        folder = self.folder / address
+        return sorted(file.name for file in folder.iterdir() if not file.suffix) if folder.exists() else []
+
+    def read(self, address: str, name: str) -> bytes:
+        """One message. OSError when it is not there."""
+        return (self.folder / address / name).read_bytes()
+
+    def keep(self, address: str, data: bytes) -> str:
+        """Keep a message, whole when this returns; its name."""
+        folder, name = self.folder / address, hashlib.sha256(data).hexdigest()
+        folder.mkdir(parents=True, exist_ok=True)
+        part = folder / f"{uuid.uuid4().hex}.part"
+        with part.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(folder / name)
+        return name

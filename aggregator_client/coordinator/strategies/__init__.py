@@ -26,6 +26,7 @@ from aggregator_client.coordinator.strategies.norm_bound import NormBound
 from aggregator_client.coordinator.strategies.qfedavg import QFedAvg
 from aggregator_client.coordinator.strategies.scaffold import Scaffold
 from aggregator_client.coordinator.strategies.trimmed_mean import TrimmedMean
+from aggregator_client.decentral.settings import ALGORITHM as DECENTRALISED
 from aggregator_client.errors import ProjectError
 
 _INSTALLED: tuple[type[Strategy], ...] = (
@@ -57,6 +58,11 @@ STRATEGIES: Mapping[str, type[Strategy]] = {kind.name: kind for kind in _INSTALL
 
 def choose(name: str, args: Mapping[str, Any]) -> Strategy:
     """The strategy a project names. Raises ProjectError for an unknown name or setting."""
+    if name == DECENTRALISED:
+        raise ProjectError(
+            "No coordinator runs a decentralised project: the hospitals that approved it run it among themselves, and"
+            " `fedpacs federation ledger` shows how far they are."
+        )
     if name not in STRATEGIES:
         raise ProjectError(
             f"The algorithm {name!r} is not installed here: choose one of {', '.join(sorted(STRATEGIES))}."

@@ -1,4 +1,4 @@
-"""The coordinator's own TLS authority and server certificate, so that hospitals need trust nobody else for this connection."""
+"""A TLS authority and server certificate of our own, for coordinators and relays; nobody else need be trusted."""
 
 from __future__ import annotations
 
