@@ -31,6 +31,8 @@ class Charset:
 
     def decode(self, raw: bytes) -> tuple[str, str]:
         """(text, how to encode it again): "" for the declared set, else the codec that fits the bytes."""
+        if len(raw) >= 8 and not any(raw[1::2]):  # UTF-16, which no character set of DICOM is
+            return raw[::2].decode("latin-1"), ""
         if raw.isascii() and b"\x1b" not in raw:
             return raw.decode("ascii"), ""
         if len(self.encodings) == 1 and b"\x1b" not in raw:

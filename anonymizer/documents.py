@@ -1,4 +1,4 @@
-"""Replaces encapsulated documents, which nobody can prove clean, by an empty one of the same kind (action D of Table E.1-1)."""
+"""Replaces encapsulated documents and models, which nobody can prove clean by empty ones (action D of Table E.1-1)."""
 
 from __future__ import annotations
 
@@ -6,14 +6,22 @@ DOCUMENT, DOCUMENT_LENGTH = 0x00420011, 0x00420015
 _NOTICE = "Removed in de-identification"
 
 
-def placeholder(document: bytes) -> bytes | None:
-    """A document of one page (PDF) or one title (CDA, other XML) in place of ``document``; None for any other kind."""
+def placeholder(document: bytes) -> bytes:
+    """A document of one page (PDF), one title (CDA, other XML), no triangle (STL) or one comment (OBJ, MTL, other text).
+
+    What is none of these gives way to the model without triangles, which is nothing but zeros.
+    """
     if b"%PDF-" in document[:1024]:
         return _pdf()
     if document.lstrip(b"\xef\xbb\xbf\xff\xfe\0 \r\n\t")[:1] == b"<":
         root = b"ClinicalDocument" in document
         return _cda() if root else f'<?xml version="1.0"?><removed>{_NOTICE}</removed>'.encode()
-    return None
+    if document[:5].lower() == b"solid" and b"facet" in document[:4096]:
+        return b"solid removed\nendsolid removed\n"
+    words = document[:4096].rstrip(b"\0 ")
+    if words and all(byte >= 32 or byte in b"\t\r\n" for byte in words):
+        return f"# {_NOTICE}\n".encode()
+    return bytes(84)
 
 
 def _pdf() -> bytes:

@@ -65,6 +65,10 @@ def _repeating(tag: tuple[int, ...]) -> str:
     return group + ("xxxx" if not tag[3] else f"{tag[1]:04X}")
 
 
+# Where the source's own policy departs from the table as it stands in PS3.15
+_OF_THE_STANDARD = {"00080201": {"dates_modified": "C"}}
+
+
 def option_columns(path: Path) -> dict[str, dict[str, str]]:
     """{"GGGGEEEE": {option: action}} for rows with any option."""
     rows: dict[str, dict[str, str]] = {}
@@ -75,6 +79,7 @@ def option_columns(path: Path) -> dict[str, dict[str, str]]:
             if len(key) == 8:
                 if "dates_modified" in cells and cells["dates_modified"] == "K":
                     cells["dates_modified"] = "C"
+                cells |= _OF_THE_STANDARD.get(key, {})
                 rows[key] = {"name": row["Name"], **cells}
     return rows
 

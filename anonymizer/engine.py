@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from anonymizer.documents import DOCUMENT, placeholder
 from anonymizer.errors import InputError, Malformed, PixelError
 from anonymizer.faces.which import face_of, lone_slice
 from anonymizer.model import Outcome, PixelStep
@@ -24,13 +23,7 @@ from anonymizer.walk import DEFLATED, PIXEL_DATA, Fragments, deflate, open_file
 IMPLEMENTATION_UID = b"2.25.226371548172338217265138715837492016523"
 IMPLEMENTATION_NAME = b"FEDPACS_0.1"
 _MAP_ABOVE = 1 << 20
-_WITHHELD = {
-    "1.2.840.10008.1.3.10": "a DICOMDIR lists patients and files; index the de-identified files anew",
-    "1.2.840.10008.5.1.4.1.1.104.3": "an encapsulated STL model cannot be cleaned",
-    "1.2.840.10008.5.1.4.1.1.104.4": "an encapsulated OBJ model cannot be cleaned",
-    "1.2.840.10008.5.1.4.1.1.104.5": "an encapsulated MTL file cannot be cleaned",
-    "1.2.840.10008.5.1.4.1.1.66": "raw data cannot be cleaned",
-}
+_DIRECTORY = "1.2.840.10008.1.3.10"
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 
 _COVERED = Step("pixels", "C", "Clean Pixel Data Option: burned-in text was covered", "")
@@ -176,12 +169,9 @@ def _many_at_the_top(rw: Rewriter) -> bool:
 
 
 def _withheld(rw: Rewriter) -> str:
-    reason = _WITHHELD.get(rw.sop_class, "")
-    if not reason and DOCUMENT in rw.top and placeholder(rw.top_bytes(DOCUMENT)) is None:
-        reason = "an encapsulated document that is neither PDF nor XML cannot be replaced"
-    if not reason and rw.file.elements[0][0] >> 16 == 0x0004:
-        reason = _WITHHELD["1.2.840.10008.1.3.10"]
-    return reason
+    if rw.sop_class == _DIRECTORY or rw.file.elements[0][0] >> 16 == 0x0004:
+        return "a DICOMDIR lists patients and files; index the de-identified files anew"
+    return ""
 
 
 def finish(outcome: Outcome, rw: Rewriter, parts: list[bytes | memoryview]) -> None:

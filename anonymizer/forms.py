@@ -68,7 +68,7 @@ _NUMBERED = (
 _ID_CUE = re.compile(
     rf"(?<![^\W\d_])(?:{_NUMBERED}[\s\-.]*(?:id|no|nr|num|number|nummer)(?![a-z])|mrn|m\.r\.n\.|medical record(?: number| no)?|pid|acc(?:ession)?|account|admission|"
     r"ssn|ssno|social security(?: number)?|nhs(?: number| no)?|insurance(?: id)?|policy|encounter|enc|visit(?: id)?|order(?: id)?|invoice|claim|id|no\.|nr\.|badge|license plate|licence plate|plate|license|licence|"
-    r"passport|serial(?: number| no)?|s/n|sn|dob|d\.o\.b\.|born(?: on)?|geb\.?(?:oren)?(?: am)?|nee? le|nato il|nacido|icn|csn|fin|fnr|user(?: ?name| ?id)?|login|medicare|medicaid|nhi|cpf|dni|nif|nie|bsn|ahv|pesel|egn|inn|snils|снилс|полис|№|患者番号|登録番号|病历号|住院号|등록번호)"
+    r"passport|serial(?: number| no)?|s/n|sn|dob|d\.o\.b\.|born(?: on)?|geb\.?(?:oren)?(?: am)?|nee? le|nato il|nacido|icn|csn|fin|fnr|user(?: ?name| ?id)?|login|insee|nir|num(?:ero)? (?:de )?secu(?:rite sociale)?|kenteken|kennzeichen|medicare|medicaid|nhi|cpf|dni|nif|nie|bsn|ahv|pesel|egn|inn|snils|снилс|полис|№|患者番号|登録番号|病历号|住院号|등록번호)"
     r"(?![^\W\d_])(?:\s+(?:is|was|of))?\s?[:#=.\-№]*\s{0,2}(?P<v>(?=[^\W\d_]{0,8}[\-/.]?\d|[^\W\d_]{1,3} \d)[^\W_](?:[^\W_]|[\-/. ](?=\d)|[\-/.](?=\w))+[^\W_](?:[ \-]\d{2,5})*)"
 )
 _HASH = re.compile(
@@ -83,14 +83,18 @@ _NUMBERS = re.compile(
     r"|(?<![a-z0-9])(?=[a-z]*\d)(?=\d*[a-z])[a-hj-npr-z0-9]{17}(?![a-z0-9])"  # vehicle
     r"|(?<![a-z])(?:gps|latitude|coordinates?)[:\s]+-?\d{1,3}\.\d{2,},?\s*-?\d{1,3}\.\d{2,}"
     r"|(?<![a-z])(?<=by )[a-z]{3,}\d{1,4}(?![\w])"  # a login
+    r"|(?<![a-z\d])[12378]\s\d\d\s(?:0[1-9]|1[0-2]|[2-9]\d)\s(?:\d\d|2[ab])\s\d{3}\s\d{3}(?:\s\d\d)?(?!\d)"  # INSEE
+    r"|(?<=plate )[a-z]{1,3}-[a-z]{1,2} ?\d{1,4}(?!\d)"
     r"|(?<![\d.])\d{4}[\s\-]\d{4}[\s\-]\d{4}[\s\-]\d{3,4}(?!\d)"  # payment card
 )
-_YEARS = r"(?:y(?:/?o(?![a-z])|rs?(?![a-z])|ears?(?![a-z]))|(?:-| )?year|jahre?|-?jahrig\w*|ans(?![a-z])|anos|anni|lat(?![a-z])|лет|岁|歳|才|세|살)"
+_YEARS = r"(?:y(?:/?o(?![a-z])|rs?(?![a-z])|ears?(?![a-z]))|(?:-| )?year|jahre?|-?jahrig\w*|ans(?![a-z])|anos|anni|lat(?![a-z])|jaar|let(?![a-z])|ar gammal|vuotias|eves|yas(?:inda)?(?![a-z])|ετων|tahun|лет|岁|歳|才|세|살)"
 _AGE = re.compile(
-    rf"(?<![\d.])0?(?P<a>9\d|1[0-3]\d)(?=[\s\-]?{_YEARS}|\s?y(?![a-z])|\s?[fm](?![a-z]))|(?<![a-z])(?:aged?|age of|alter)[\s:]+(?P<b>9\d|1[0-3]\d)(?!\d)"
+    rf"(?<![\d.])0?(?P<a>9\d|1[0-3]\d)(?<![\-c]99)(?<![\-c] 99)(?<![nrae\-]1\d\d)(?:(?=[\s\-]?{_YEARS}|\s?y[mf]?(?![a-z])|\s?/\s?[mf](?![a-z/]))|(?=\s?[fm](?![a-z])(?![\s\-]?tc)))|(?<![a-z])(?:aged?|age of|alter|edad|eta|leeftijd|wiek)[\s:]+(?P<b>9\d|1[0-3]\d)(?!\d)|(?<![a-z0-9/])[mf]\s?/\s?(?P<e>9\d|1[01]\d)(?![\d.])"
+    r"|(?<![a-z\d.])(?P<f>9\d|1[01]\d)(?:st|nd|rd|th)?(?=\s?(?:st|nd|rd|th)?\s(?:birthday|year of (?:life|age)))"
+    r"|(?<![a-z])(?P<g>nonagenarian|centenarian)(?![a-z])"
     r"|(?P<c>ninety(?:[\s\-](?:one|two|three|four|five|six|seven|eight|nine))?|(?:one|a) hundred(?:[\s\-](?:and[\s\-])?(?:one|two|three|four|five|six|seven|eight|nine|ten))?)(?=[\s\-]year)"
 )
-STATES = re.compile(rf",\s*(?:{_STATES})(?![^\W_])")
+STATES = re.compile(rf",\s*({_STATES})(?![^\W_])")
 
 
 def forms(folded: str) -> list[Span]:
@@ -100,5 +104,5 @@ def forms(folded: str) -> list[Span]:
         for pattern in (_ADDRESS, _ID_CUE, _HASH, _NUMBERS):
             spans += [(*m.span(), "") for m in pattern.finditer(folded)]
         spans += [(*m.span(), "") for m in _UID.finditer(folded) if not m[0].startswith("1.2.840.10008.")]
-    spans += [(*m.span(m.lastgroup or 0), "90") for m in _AGE.finditer(folded)]
+    spans += [(*m.span(m.lastgroup or 0), "aged 90 or more" if m["g"] else "90") for m in _AGE.finditer(folded)]
     return spans

@@ -6,12 +6,15 @@ import re
 import unicodedata
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from anonymizer.words import VENDORS, common_words, fold, other_kana, spellings, vocabulary
 
 _CJK = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff]")
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)?")
 _LONG_WORD = re.compile(r"(?<![^\W_])[^\W\d_]{5,}(?![^\W_])")
+_MIXED_WORD = re.compile(r"(?<![^\W_])(?=[a-z]*\d[a-z\d]*[a-z]|[a-z]{5,}\d)[a-z\d]{6,}(?![^\W_])")
+_LOOKALIKE = str.maketrans("01345", "oleas")
 _QUANTITY = re.compile(r"[+\-]\d{1,7}|[+\-]?\d{1,4}\.\d{1,4}")  # a zone or a measure that stands in many places
 _TITLES = frozenset(
     {"dr", "md", "prof", "mr", "mrs", "ms", "miss", "jr", "sr", "ii", "iii", "iv", "rn", "rt", "phd"}
@@ -23,9 +26,8 @@ _NO_NAME = frozenset(
 )
 
 
-@dataclass(frozen=True)
-class Source:
-    """A removed value: its kind ("name", "id", "place", "date" or "uid") and its text."""
+class Source(NamedTuple):
+    """A removed value: its kind ("name", "id", "place", "birth" or "day") and its text."""
 
     kind: str  # also "raw": the bytes of a name's part, as Latin-1
     text: str
@@ -42,6 +44,7 @@ class Identity:
     inside: re.Pattern[str] | None = None
     spelled: tuple[str, ...] = ()  # words with letters beyond ASCII, as they were written
     raw: tuple[bytes, ...] = ()  # parts of names as their bytes stood, whatever character set was meant
+    days: frozenset[str] = frozenset()  # YYYYMMDD of the object's own dates, to be known again when written short
     names: tuple[str, ...] = ()  # long parts of names, to be known again with a slip of the pen
 
     def spans(self, folded: str) -> list[tuple[int, int]]:
@@ -53,6 +56,7 @@ class Identity:
             found += [m.span() for m in self.cjk.finditer(folded)]
         if self.names:
             found += [m.span() for m in _LONG_WORD.finditer(folded) if self._misspelt(m[0])]
+            found += [m.span() for m in _MIXED_WORD.finditer(folded) if m[0].translate(_LOOKALIKE) in self.names]
         return found
 
     def _misspelt(self, word: str) -> bool:
@@ -120,6 +124,20 @@ class _Builder:
                 if _CJK.search(word):
                     self._cjk(word, words)
             self._latin(latin)
+        for component in re.split(r"[=\\^]", text):
+            self._whole(_WORD.findall(component))
+
+    def _whole(self, words: list[str]) -> None:
+        """A component of several words with its particles: "van der Berg", "vanderberg"."""
+        plain = [fold(word)[0] for word in words if not _CJK.search(word)]
+        letters = "".join(plain)
+        if len(plain) >= 2 and len(letters) >= 5 and not set(plain) <= _NO_NAME | _TITLES and not self._usual(plain):
+            self.pairs.add(r"[\s.\-]{0,2}".join(map(re.escape, plain)))
+
+    @staticmethod
+    def _usual(plain: list[str]) -> bool:
+        """Whether the words are ordinary ones that may stand together anywhere ("left hand")."""
+        return set(plain) <= common_words()
 
     def _cjk(self, word: str, words: list[str]) -> None:
         whole = [fold(w)[0] for w in words if _CJK.search(w)]
@@ -146,7 +164,7 @@ class _Builder:
                 self.verify.add(part)
             if len(part) >= 6 and part.isalpha():
                 self.names.add(part)
-                self.pairs.add(r"[\s.\-]?".join(part))  # s p e l t or bro ken
+                self.pairs.add(r"[\s.\-]{0,2}".join(part))  # s p e l t or bro ken
         plain = [fold(w)[0] for w in words]
         if len(plain) >= 2 and len(plain[0]) + len(plain[1]) >= 6 and not set(plain[:2]) <= _NO_NAME:
             one, two = plain[:2]
@@ -197,7 +215,7 @@ class _Builder:
         if _CJK.search(folded):
             self.cjk.add(re.escape(folded))
 
-    def build(self, birth_dates: frozenset[str]) -> Identity:
+    def build(self, birth_dates: frozenset[str], days: frozenset[str]) -> Identity:
         words = sorted(self.words, key=lambda w: (-len(w), w))
         glued = sorted(self.glued, key=lambda w: (-len(w), w))
         latin = [re.escape(w) + (r"(?:[а-я]{0,3})" if re.search("[а-я]", w) else r"(?:['’]?s)?") for w in words]
@@ -216,6 +234,7 @@ class _Builder:
             re.compile("|".join(map(re.escape, long))) if long else None,
             tuple(sorted(self.spelled)),
             tuple(sorted(self.raw)),
+            days,
             tuple(sorted(self.names)),
         )
 
@@ -242,5 +261,7 @@ def identity(sources: frozenset[Source]) -> Identity:
             builder.raw.add(source.text.encode("latin-1"))
         elif source.kind == "place":
             builder.place(source.text)
-    births = frozenset(s.text for s in sources if s.kind == "date")
-    return builder.build(births)
+    births, days = (
+        frozenset(s.text for s in sources if s.kind == kind and len(s.text) == 8) for kind in ("birth", "day")
+    )
+    return builder.build(births, days - births)

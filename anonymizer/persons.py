@@ -19,7 +19,7 @@ _LINK = "van|von|de|der|den|la|le|del|di|da|dos|do|du|bin|ibn|al|el|ter|ten|zu|z
 _NAME = r"[^\W\d_][^\W\d_'’\-]*(?:[\-'’][^\W\d_]+)*"
 _PERSON = rf"(?:[^\W\d_]\.?\s?){{0,2}}(?:(?:{_LINK})\s)*{_NAME}(?:(?:[\s^,&]{{1,3}}|/)(?:and\s|und\s|et\s|y\s)?(?:[^\W\d_]\.\s?)?(?:(?:{_LINK})\s)*{_NAME}){{0,3}}"
 _TITLE = re.compile(
-    rf"(?<![^\W_])(?P<t>drs?|doctor|doktor|prof|professor|mr|mrs|ms|miss|mister|herr|herrn|frau|mme|mlle|monsieur|madame|sr|sra|srta|sig|signora|dott|dottssa|dottore|doktorand|pr|dra|sister|father|rev|pani|pan|д-р|др|доктор|врач|профессор|проф|г-н|г-жа|медсестра|лаборант|рентгенолаборант|δρ|ιατρος|دكتور|الدكتور|د|dr in)\.?\s+"
+    rf"(?<![^\W_])(?P<t>drs?|doctor|doktor|prof|professor|mr|mrs|ms|miss|mister|herr|herrn|frau|mme|mlle|monsieur|madame|sr|sra|srta|sig|signora|dott|dottssa|dottore|doktorand|pr|dra|sister|father|rev|pani|pan|д-р|др|доктор|врач|профессор|проф|г-н|г-жа|медсестра|лаборант|рентгенолаборант|δρ|ιατρος|ד[\"״]ר|פרופ['׳]|دكتور|الدكتور|د|dr in)\.?\s+"
     rf"(?:(?:med|dr|h\.c|priv|doz|oberarzt|rer|nat)\.?\s+)*(?P<n>{_PERSON})"
 )
 _VERBED = (
@@ -31,8 +31,8 @@ _BY = re.compile(
     rf"(?:drs?\.?\s+|prof\.?\s+|nurse\s+|tech(?:nologist|nician)?\.?\s+|rad\.?\s+)?(?P<n>{_PERSON})|(?<![^\W_])(?:d/w|c/o|w/|cc|attn|fao|/s/|signed)[:\s]+(?P<m>{_PERSON})"
 )
 _LABEL = re.compile(
-    rf"(?<![^\W_])(?:(?:logged (?:in|on) as|under (?:the )?name(?: of)?|in the name of|name is|also known as|formerly|nee)\s+|(?:patient|pt|pat|patient name|pat name|name|nom|nombre|nome|vorname|nachname|first name|last name|surname|given name|maiden name|alias|aka|initials|op|operator|technologist|technician|tech|radiologist|physician|referring(?: physician)?|referrer|attending|requesting(?: physician)?|"
-    rf"surgeon|resident|fellow|nurse|anesthetist|anaesthetist|sonographer|radiographer|reader|reporter|mother|father|husband|wife|daughter|son|spouse|partner|guardian|carer|contact|emergency contact|next of kin|nok|relative|observer|author|ref|cc|attn|pi|principal investigator|investigator|coordinator|gp|pcp|user|login|patientin|arzt|untersucher|mtra|medecin|medico|пациент|фио|врач|患者名|氏名|환자|환자명)\s?(?:name|initials)?\s?[:=]\s?)"
+    rf"(?<![^\W_])(?:(?:logged (?:in|on) as|under (?:the )?name(?: of)?|in the name of|name is|also known as|formerly|nee|user|username|userid)\s+|(?:patient|pt|pat|patient name|pat name|name|nom|nombre|nome|vorname|nachname|first name|last name|surname|given name|maiden name|alias|aka|initials|op|operator|technologist|technician|tech|radiologist|physician|referring(?: physician)?|referrer|attending|requesting(?: physician)?|"
+    rf"surgeon|resident|fellow|nurse|anesthetist|anaesthetist|sonographer|radiographer|reader|reporter|mother|father|husband|wife|daughter|son|spouse|partner|guardian|carer|contact|emergency contact|next of kin|nok|relative|observer|author|ref|cc|attn|pi|principal investigator|investigator|coordinator|gp|pcp|user|login|patientin|arzt|untersucher|mtra|medecin|medico|пациент|фио|врач|患者名|氏名|患者|病人|姓名|환자|환자명|paciente|paziente|operador|operatore|untersucherin|patient\(in\)|hasta|doktor)\s?(?:name|initials)?(?:\s?[:=：]\s?|\s-\s))"
     rf"(?P<n>{_PERSON})"
 )
 _ROLE = re.compile(
@@ -40,7 +40,7 @@ _ROLE = re.compile(
     rf"mother|father|husband|wife|daughter|son|brother|sister|spouse|guardian|uncle|aunt|friend|partner|neighbou?r|patient|pt|patientin|paciente|пациент|пациентка|больной|больная)\.?[\s(]+(?:is\s|named\s|called\s)?(?P<n>{_PERSON})"
 )
 _CREDENTIAL = re.compile(
-    rf"(?P<n>(?:[^\W\d_]\.\s?)?{_NAME}(?:[\s^]+(?:[^\W\d_]\.\s?)?{_NAME}){{0,2}}(?:,\s[^\W\d_]\.)?),?\s+(?:m\.?d\.?|d\.?o\.?|r\.?n\.?|ph\.?d\.?|rt\(r\)|rt\(ct\)|rt\(mr\)|r\.?t\.?|pa-c|np|frcr|frcs|mbbs|mbchb|facr|arrt|rdms|cnmt|dnp|crna|facharzt|oberarzt|chefarzt)(?![^\W_])"
+    rf"(?<![^\W_])(?P<n>(?:[^\W\d_]\.\s?)?{_NAME}(?:[\s^]+(?:[^\W\d_]\.\s?)?{_NAME}){{0,2}}(?:,\s[^\W\d_]\.)?),?\s+(?:m\.?d\.?|d\.?o\.?|r\.?n\.?|ph\.?d\.?|rt\(r\)|rt\(ct\)|rt\(mr\)|r\.?t\.?|pa-c|np|frcr|frcs|mbbs|mbchb|facr|arrt|rdms|cnmt|dnp|crna|facharzt|oberarzt|chefarzt)(?![^\W_])"
 )
 _HAS_CREDENTIAL = re.compile(
     r"(?<![^\W_])(?:m\.?d|d\.?o|r\.?n|ph\.?d|r\.?t|pa-c|np|frc[rs]|mb|facr|arrt|rdms|cnmt|dnp|crna|facharzt|oberarzt|chefarzt)"
@@ -72,6 +72,7 @@ _BETWEEN = re.compile(rf"[\s,^]{{1,2}}(?:[a-z]\.?\s)?(?:(?:{_LINK})\s)*")
 _PARTICLES = frozenset(_LINK.split("|")) | {"and", "und", "et"}
 _STOP = frozenset(
     [
+        *("me", "us", "him", "her", "them", "myself", "patient", "family", "phone"),
         "by",
         "with",
         "for",
@@ -171,6 +172,8 @@ class Page:
                 continue
             if word[0] in _PARTICLES:
                 continue
+            if word[0] in _STOP:
+                break
             if not accept(index if not found else index + 1, word[0], where):
                 break
             if word[0] in eponyms() and used_as_eponym(self.folded, start + word.end()):
@@ -309,7 +312,10 @@ class Page:
                 continue
             first = [w in first_names() and w not in common_words() for w in pair]
             if self.capital[one.start()] and self.capital[two.start()]:
-                other = [w in last_names() or self._stranger(w, at.start()) for w, at in ((one[0], one), (two[0], two))]
+                other = [
+                    w in last_names() or self._stranger(w, at.start()) or self._surname(w, at.start())
+                    for w, at in ((one[0], one), (two[0], two))
+                ]
             else:
                 other = [w in last_names() and w not in common_words() and len(w) > 3 for w in pair]
                 first = [f and len(w) > 3 for f, w in zip(first, pair, strict=True)]

@@ -225,6 +225,8 @@ def places(folded: str, capital: list[bool]) -> list[tuple[int, int]]:
         if own:
             spans.append((match.start("own") + own[0].start(), match.start("own") + own[-1].end()))
     for match in STATES.finditer(folded):
+        if not capital[match.end() - 1] and match.end() - match.start(1) == 2:
+            continue  # "In" is a word (or indium), "IN" is Indiana
         before = re.search(r"(?:(?<![^\W_])[^\W\d_]+[\s\-])?[^\W\d_]+$", folded[: match.start()])
         word = before and re.search(r"[^\W\d_]+$", before[0])
         if before and word and word[0] not in vocabulary() and capital[before.start() + word.start()]:

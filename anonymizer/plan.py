@@ -108,7 +108,7 @@ class Step(NamedTuple):
     handler: str
     action: str
     why: str
-    source: str  # "name", "id", "place", "date" or ""
+    source: str  # "name", "id", "place", "birth", "day" or ""
 
 
 def source_kind(tag: int, vr: bytes, rule: Rule | None, described: bool) -> str:
@@ -118,7 +118,9 @@ def source_kind(tag: int, vr: bytes, rule: Rule | None, described: bool) -> str:
     if vr == b"PN" or tag in PERSONS:
         return "name"
     if tag == BIRTH_DATE:
-        return "date"
+        return "birth"
+    if rule is not None and vr in (b"DA", b"DT"):
+        return "day"
     if rule is None or rule.action not in ("X", "Z", "D"):
         return ""
     if tag in PLACES:

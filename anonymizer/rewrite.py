@@ -28,6 +28,7 @@ from anonymizer.walk import ITEM, ITEM_END, SEQUENCE_END, UNDEFINED, Element, Fi
 Part = bytes | memoryview
 _ASCII = Charset(("",))
 _STRUCTURAL = frozenset(["pixels", "sequence", "keep", "charset"])
+_NO_DIGITS = re.compile(r"\D")
 METHOD = "fedpacs, PS3.15 Annex E"
 
 
@@ -118,8 +119,8 @@ class Rewriter:
                 text = chars.decode(value)[0].strip(" \0")
                 if kind == "name" and not value.isascii():
                     sources.update(Source("raw", part.decode("latin-1")) for part in raw_parts(value))
-                if kind == "date":
-                    text = re.sub(r"\D", "", text)
+                if kind == "birth" or kind == "day":
+                    text = _NO_DIGITS.sub("", text)[:8]
                 if text:
                     sources.update(Source(kind, part) for part in text.split("\\"))
 

@@ -1,11 +1,14 @@
 """Shifts dates by whole days in DA, DT and running text, so that every interval and every time of day is kept."""
 
+# ruff: noqa: E501 - patterns read better whole
 from __future__ import annotations
 
 import datetime
 import re
-import unicodedata
 from functools import cache
+
+from anonymizer.calendars import MONTH, MONTHS, ROMAN, SHORT_MONTH, SURE_MONTH, month_like
+from anonymizer.spoken import spoken_dates
 
 _DA = re.compile(r"(\d{4})([.\-/]?)(\d{2})\2(\d{2})$")
 _DT = re.compile(r"(\d{4})(\d{2})?(\d{2})?(\d{0,6}(?:\.\d{1,6})?)([+-]\d{4})?$")
@@ -55,54 +58,17 @@ def is_tm(value: str) -> bool:
     return all(not part or _TM.match(part) for part in value.split("-"))
 
 
-_CALENDARS = tuple(
-    tuple(names.split())
-    for names in (
-        "January February March April May June July August September October November December",
-        "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec",
-        "Januar Februar März April Mai Juni Juli August September Oktober November Dezember",
-        "Jänner Februar März April Mai Juni Juli August Sept Okt November Dez",
-        "janvier février mars avril mai juin juillet août septembre octobre novembre décembre",
-        "enero febrero marzo abril mayo junio julio agosto septiembre octubre noviembre diciembre",
-        "gennaio febbraio marzo aprile maggio giugno luglio agosto settembre ottobre novembre dicembre",
-        "janeiro fevereiro março abril maio junho julho agosto setembro outubro novembro dezembro",
-        "januari februari maart april mei juni juli augustus september oktober november december",
-        "января февраля марта апреля мая июня июля августа сентября октября ноября декабря",
-        "stycznia lutego marca kwietnia maja czerwca lipca sierpnia września października listopada grudnia",
-    )
-)
-
-
-def _folded(name: str) -> str:
-    return "".join(c for c in unicodedata.normalize("NFKD", name.casefold()) if not unicodedata.combining(c)).replace(
-        "ł", "l"
-    )
-
-
-_MONTHS = {_folded(name): number for names in reversed(_CALENDARS) for number, name in enumerate(names, 1)}
-_MONTHS["sept"] = 9
-_MONTH = "(?:" + "|".join(sorted(_MONTHS, key=lambda name: (-len(name), name))) + ")"
-_SURE_MONTH = (
-    "(?:"
-    + "|".join(
-        sorted(
-            (m for m in _MONTHS if m not in ("may", "mar", "march", "mai", "mars", "marca", "sep", "dec")),
-            key=len,
-            reverse=True,
-        )
-    )
-    + ")"
-)
 _Y, _M, _D = r"(?P<y>(?:1[89]|20)\d\d)", r"(?P<m>0?[1-9]|1[0-2])", r"(?P<d>0?[1-9]|[12]\d|3[01])"
 _MM, _DD = r"(?P<m>0[1-9]|1[0-2])", r"(?P<d>0[1-9]|[12]\d|3[01])"
 _NO_SIZE = r"(?![\d.])(?!\s?(?:mm|cm|m\b|ml|x\b))"
+_THAI = "มกราคม|กุมภาพันธ์|มีนาคม|เมษายน|พฤษภาคม|มิถุนายน|กรกฎาคม|สิงหาคม|กันยายน|ตุลาคม|พฤศจิกายน|ธันวาคม"
 _CLOCK = r"(?P<t>\s\d{1,2}:\d\d(?::\d\d)?\s)"
 _WHEN = r"(?:on|dated?|since|from|prior|until|till|exam|visit|seen|scan(?:ned)?|lmp|am|vom|le|el|comp(?:arison)?)"
 # (regular expression, how to write the result; "" removes it); searched in folded text, "_" counting as a space
 _FORMS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern), form)
     for pattern, form in (
-        (rf"(?<!\d){_Y}{_MM}{_DD}(?=(?:[012]\d[0-5]\d(?:[0-5]\d)?)?(?:\.\d+)?(?!\d))", "{y}{m:02d}{d:02d}"),
+        (rf"(?<!\d){_Y}{_MM}{_DD}(?P<t>(?:[012]\d[0-5]\d(?:[0-5]\d)?)?(?:\.\d+)?)(?!\d)", "{y}{m:02d}{d:02d}{t}"),
         (rf"(?<!\d){_Y}(?P<s>[-/.])\s?{_M}(?P=s)\s?{_D}(?!\d)", "{y}{s}{m:02d}{s}{d:02d}"),
         (rf"(?<!\d){_Y} {_MM} {_DD}(?!\d)", "{y} {m:02d} {d:02d}"),
         (rf"{_Y}\s?年\s?{_M}\s?月\s?{_D}\s?日", "{y}年{m}月{d}日"),
@@ -111,34 +77,53 @@ _FORMS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
             r"(?:明治|大正|昭和|平成|令和)\s?(?:元|\d{1,2})\s?年(?:\s?\d{1,2}\s?月)?(?:\s?\d{1,2}\s?日)?|(?<![a-z])[mtshr]\d{1,2}\.\d{1,2}\.\d{1,2}(?!\d)",
             "",
         ),
+        (r"(?:民國|民国)\s?\d{1,3}\s?年(?:\s?\d{1,2}\s?月)?(?:\s?\d{1,2}\s?日)?", ""),
+        (r"[〇零○一二三四五六七八九]{4}年(?:[一二三四五六七八九十]{1,2}月)?(?:[一二三四五六七八九十]{1,3}[日号])?", ""),
+        (r"ngay\s\d{1,2}\sthang\s\d{1,2}(?:\snam\s\d{4})?", ""),
+        (rf"{_D}\s?(?:{_THAI})\s?\d{{4}}", ""),
         (rf"(?<![\d.]){_D}(?P<s>[-/.])\s?{_M}(?P=s)\s?{_Y}(?!\d)", "DMY"),
         (rf"(?<![\d.]){_M}(?P<s>[-/])\s?{_D}(?P=s)\s?{_Y}(?!\d)", "MDY"),
         (
-            rf"(?<!\d){_D}(?:st|nd|rd|th|er|\.)?[ \-/]?(?:of |de )?(?P<b>{_MONTH})\.?,?(?: de)?(?P<g>[ \-/]?){_Y}(?!\d)",
+            rf"(?<!\d){_D}(?:st|nd|rd|th|er|\.)?[ \-/]?(?:of |de |ב)?(?P<b>{MONTH})\.?,?(?: de| del)?(?P<g>[ \-/]?){_Y}(?!\d)",
             "DBY",
         ),
-        (rf"(?<![a-z])(?P<b>{_MONTH})\.?[ \-]?{_D}(?:st|nd|rd|th)?,?[ \-]{_Y}(?!\d)", "{b} {d}, {y}"),
-        (rf"(?<![a-z])(?P<b>{_MONTH})\.?\s{_D}{_CLOCK}{_Y}(?!\d)", "{b} {d}{t}{y}"),
+        (rf"(?<!\d){_Y}(?P<s>[.\-/]?\s?)(?P<b>{MONTH})\.?(?P<g>[\- /]?){_D}(?:st|nd|rd|th)?(?!\d)", "{y}{s}{b}{g}{d}"),
+        (
+            rf"(?<![\d.]){_D}(?P<s>[-/. ]\s?|(?=[ivx]))(?P<r>{'|'.join(reversed(ROMAN))})(?P=s)(?:{_Y}|(?<![\dvx ])(?P<yy>\d\d))(?!\d)",
+            "{d}{s}{r}{s}{y}",
+        ),
+        (rf"(?<![a-z])(?P<b>{MONTH})\.?[ \-]?{_D}(?:st|nd|rd|th)?,?[ \-]{_Y}(?!\d)", "{b} {d}, {y}"),
+        (rf"(?<![a-z])(?P<b>{MONTH})\.?\s{_D}{_CLOCK}{_Y}(?!\d)", "{b} {d}{t}{y}"),
         (rf"(?<![\d.]){_D}(?P<s>[-/.]){_M}(?P=s)(?P<yy>\d\d){_NO_SIZE}", "DMY"),
         (rf"(?<![\d.]){_M}(?P<s>[-/.]){_D}(?P=s)(?P<yy>\d\d){_NO_SIZE}", "MDY"),
-        (rf"(?<!\d){_D}(?:\.\s?|[ \-]?)(?P<b>{_MONTH})\.?(?P<g>[ \-]?)['’]?(?P<yy>\d\d)(?![\d:])", "DBY"),
+        (rf"(?<!\d){_D}(?:\.\s?|[ \-]?)(?P<b>{SHORT_MONTH})\.?(?P<g>[ \-]?)['’]?(?P<yy>\d\d)(?![\d:])", "DBY"),
         (rf"(?<!\d){_DD}{_MM}{_Y}(?!\d)", "{d:02d}{m:02d}{y}"),
         (rf"(?<!\d){_MM}{_DD}{_Y}(?!\d)", "{m:02d}{d:02d}{y}"),
-        (rf"(?<![a-z])(?P<b>{_MONTH})\.?,?[ \-]{_Y}(?!\d)", ""),
+        (rf"(?<![a-z])(?P<b>{MONTH})\.?,?[ \-]{_Y}(?!\d)", ""),
         (rf"(?<![\d./\-]){_M}/{_Y}(?!\d)", ""),
         (rf"(?<![\d.]){_M}\.{_D}\.{_Y}(?!\d)", ""),
+        (r"(?<![\d.\-/])(?:0[1-9]|1[0-2])[.\-](?:19[5-9]|20[0-4])\d(?![\d.\-])", ""),
+        (
+            r"(?<!\d)20\d\d-?w[0-5]\d(?:-?[1-7])?(?![\da-z])|(?<![a-z])(?:week|kw|wk|semaine|uge|vecka)\s?\d{1,2}[\s/,]{1,2}(?:of\s)?20\d\d",
+            "",
+        ),
+        (r"\d{1,2}\s?月\s?\d{1,2}\s?[日号]|\d{1,2}\s?월\s?\d{1,2}\s?일", ""),
         # a day without its year: nothing says how far to move it
         (
-            rf"(?<!\d){_D}(?:st|nd|rd|th)\s(?:of\s)?(?P<b>{_MONTH})(?![a-z])|(?<![a-z]){_MONTH}\.?\s\d{{1,2}}(?:st|nd|rd|th)(?![a-z])",
+            rf"(?<!\d){_D}(?:st|nd|rd|th)\s(?:of\s)?(?P<b>{MONTH})(?![a-z])|(?<![a-z]){MONTH}\.?\s\d{{1,2}}(?:st|nd|rd|th)(?![a-z])",
             "",
         ),
         (
-            rf"(?<![\d.]){_D}\.?\s(?:de\s)?(?P<b>{_SURE_MONTH}|march)(?![a-z])(?!\s(?:fracture|views?))|(?<![a-z]){_SURE_MONTH}\.?\s(?:[12]\d|3[01]|0?[1-9])(?![\d.:/])(?!\s?(?:mm|cm|ml|views?|x))",
+            rf"(?<![\d.]){_D}\.?\s(?:de\s)?(?P<b>{SURE_MONTH}|march)(?![a-z])(?!\s(?:fracture|views?))|(?<![a-z]){SURE_MONTH}\.?\s(?:[12]\d|3[01]|0?[1-9])(?![\d.:/])(?!\s?(?:mm|cm|ml|views?|x))",
             "",
         ),
         (rf"(?<=\s){_D}\s(?:may|mai)(?![a-z])(?=\s*(?:$|[,.;)]|at\s|um\s))", ""),
         (
             rf"(?<![a-z]){_WHEN}[\s:]+(?P<only>(?:0[1-9]|1[0-2])[/.](?:0[1-9]|[12]\d|3[01])|(?:0[1-9]|[12]\d|3[01])[/.](?:0[1-9]|1[0-2]))(?![\d/.])",
+            "",
+        ),
+        (
+            r"(?<![a-z])(?:on|dated|yesterday|today|tomorrow)[\s:]+(?P<only>(?:1[0-2]|0?[1-9])[/\-](?:3[01]|[12]\d)|(?:3[01]|1[3-9]|2\d)[/\-](?:1[0-2]|0?[1-9]))(?![\d/.%\-])",
             "",
         ),
         (r"(?<![\d/])\d{1,2}/\d{1,2}(?=\s?[\-–]\s?\d{1,2}/\d{1,2}/\d{2,4})", ""),
@@ -151,15 +136,20 @@ def dates_in(folded: str, days: int | None, month_first: bool = True) -> list[tu
 
     A date such as 03/04/2020 is read month first or day first as asked; dates without a day or a year are removed.
     """
-    found: list[tuple[int, int, str]] = []
-    if not any(ch.isdigit() for ch in folded):
+    return [(start, end, new) for start, end, new, _ in dates_read(folded, days, month_first)]
+
+
+def dates_read(folded: str, days: int | None, month_first: bool = True) -> list[tuple[int, int, str, str]]:
+    """As `dates_in`, with the date itself as YYYYMMDD ("" when it is not whole) for comparison."""
+    found = spoken_dates(folded, days, MONTHS, MONTH)
+    if not any(ch.isdigit() for ch in folded) and "年" not in folded:
         return found
     for pattern, form in _month_first() if month_first else _FORMS:
         for match in pattern.finditer(folded):
             start, end = match.span("only") if "only" in pattern.groupindex else match.span()
-            if any(start < e and s < end for s, e, _ in found):
+            if any(start < e and s < end for s, e, *_ in found):
                 continue
-            found.append((start, end, _rewritten(match, form, days)))
+            found.append((start, end, *_rewritten(match, form, days)))
     return found
 
 
@@ -173,30 +163,32 @@ def _month_first() -> tuple[tuple[re.Pattern[str], str], ...]:
     return tuple(forms)
 
 
-def _rewritten(match: re.Match[str], form: str, days: int | None) -> str:
+def _rewritten(match: re.Match[str], form: str, days: int | None) -> tuple[str, str]:
+    """(replacement, the date as YYYYMMDD or "")."""
     part = match.groupdict()
-    if days is None or not form:
-        return ""
-    month = int(part["m"]) if part.get("m") else _MONTHS[part["b"]]
+    if not form:
+        return "", ""
     short = part.get("yy")
     year = int(part["y"]) if part.get("y") else int(short or 0) + (2000 if int(short or 0) <= 30 else 1900)
-    moved = shifted(year, month, int(part["d"]), days)
-    if moved is None:
-        return ""
+    month, day = _month_of(part), int(part["d"])
+    moved, same = shifted(year, month, day, days or 0), f"{year:04d}{month:02d}{day:02d}"
+    if moved is None or days is None:
+        return "", same
     sep = part.get("s") or ""
     form = {"DMY": "{d:02d}{s}{m:02d}{s}{y}", "MDY": "{m:02d}{s}{d:02d}{s}{y}", "DBY": "{d}{g}{b}{g}{y}"}.get(
         form, form
     )
     text = f"{moved.year % 100:02d}" if short else f"{moved.year:04d}"
-    gap, clock = " " if part.get("g") is None else part["g"], part.get("t") or " "
-    return form.format(
-        y=text, m=moved.month, d=moved.day, s=sep, g=gap, t=clock, b=_month_like(part.get("b"), moved.month)
-    )
+    gap = " " if part.get("g") is None else part["g"]
+    clock = " " if part.get("t") is None else part["t"]
+    made = form.format(
+        y=text, m=moved.month, d=moved.day, s=sep, g=gap, t=clock,
+        b=month_like(part.get("b"), moved.month), r=ROMAN[moved.month - 1].upper(),
+    )  # fmt: skip
+    return made, same
 
 
-def _month_like(word: str | None, month: int) -> str:
-    """The month's name in the language and length of ``word``."""
-    calendar = next((names for names in _CALENDARS if word and word in map(_folded, names)), _CALENDARS[1])
-    if word == "may":
-        calendar = _CALENDARS[0]
-    return calendar[month - 1]
+def _month_of(part: dict[str, str | None]) -> int:
+    if part.get("r"):
+        return ROMAN.index(str(part["r"])) + 1
+    return int(part["m"] or 0) if part.get("m") else MONTHS[str(part["b"])]

@@ -6,6 +6,7 @@ patient's shift (or removed); what has the form of an identifier (`forms`), a pe
 
 from __future__ import annotations
 
+import base64
 import re
 import unicodedata
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from anonymizer.forms import Span, forms
 from anonymizer.identity import Identity
 from anonymizer.persons import Page
 from anonymizer.places import places
-from anonymizer.shift import dates_in
+from anonymizer.shift import dates_read, shifted
 from anonymizer.words import fold
 
 PIECE = 1500  # characters looked at together: patterns take more than their share of time on longer texts
@@ -56,8 +57,29 @@ def _clean(text: str, identity: Identity, days: int | None, month_first: bool) -
     spans: list[Span] = [(start, end, "") for start, end in identity.spans(folded) + _written(text, identity, origin)]
     spans += _dates(folded, identity, days, month_first)
     spans += forms(folded)
+    if _CODED.search(text) and origin is None:
+        spans += [(*match.span(), "") for match in _CODED.finditer(text) if _coded_words(match[0])]
     spans += [(start, end, "") for start, end in places(folded, capital) + Page(folded, capital).spans()]
     return _cut(text, spans, origin) if spans else text
+
+
+_CODED = re.compile(r"(?<![\w+/])(?=[A-Za-z+/]*\d)(?:[A-Za-z0-9+/]{16,}={0,2}|(?:[0-9A-Fa-f]{2}){6,})(?![\w+/=])")
+
+
+def _coded_words(run: str) -> bool:
+    """Whether a run of letters and digits is words in hexadecimal or base 64."""
+    for decode in (bytes.fromhex, lambda text: base64.b64decode(text + "=" * (-len(text) % 4), validate=True)):
+        try:
+            words = decode(run)
+        except ValueError:
+            continue
+        if (
+            len(words) >= 6
+            and all(32 <= byte < 127 for byte in words)
+            and sum(chr(b).isalpha() for b in words) > len(words) / 2
+        ):
+            return True
+    return False
 
 
 def clean_tokens(text: str, identity: Identity) -> str:
@@ -85,22 +107,43 @@ def _written(text: str, identity: Identity, origin: list[int] | None) -> list[tu
 
 def _dates(folded: str, identity: Identity, days: int | None, month_first: bool) -> list[Span]:
     """Dates with their replacement; a birth date is not moved but removed."""
-    found = dates_in(folded, days, month_first)
-    if not identity.birth_dates:
-        return found
-    plain = {(s, e): dates_in(folded[s:e], 0, month_first) for s, e, _ in found}
-    out = []
-    for start, end, text in found:
-        same = plain[start, end]
-        digits = re.sub(r"\D", "", same[0][2]) if same else ""
-        birth = any(
-            b in (digits, digits[4:] + digits[:4], digits[4:] + digits[2:4] + digits[:2]) for b in identity.birth_dates
-        )
-        out.append((start, end, "" if birth else text))
-    for match in re.finditer(r"(?<!\d)\d{6}(?!\d)", folded):
-        if any(match[0] in (b[2:], b[4:] + b[2:4], b[6:] + b[4:6] + b[2:4]) for b in identity.birth_dates):
-            out.append((*match.span(), ""))
+    found = dates_read(folded, days, month_first)
+    births = identity.birth_dates
+    turned = {form for day in births for form in (day, day[:4] + day[6:] + day[4:6])}
+    out = [(start, end, "" if same in turned else text) for start, end, text, same in found]
+    if births or identity.days:
+        out += [
+            (*m.span(), _short_day(m[0], identity, days)) for m in _SHORT_DAY.finditer(folded) if _known(m[0], identity)
+        ]
     return out
+
+
+_SHORT_DAY = re.compile(r"(?<![\d.\-/])(?:\d{6}|[0-3]\d[/.\-][0-3]\d)(?![\d%]|[.\-/]\d)")
+
+
+def _written_short(day: str) -> dict[str, str]:
+    """{a day as it is written without its century or year: how} of one YYYYMMDD."""
+    y, m, d = day[2:4], day[4:6], day[6:]
+    return {y + m + d: "ymd", d + m + y: "dmy", m + d + y: "mdy", d + m: "dm", m + d: "md"}
+
+
+def _known(text: str, identity: Identity) -> bool:
+    digits = re.sub(r"\D", "", text)
+    return any(digits in _written_short(day) for day in identity.birth_dates | identity.days)
+
+
+def _short_day(text: str, identity: Identity, days: int | None) -> str:
+    """A day without its century, or its year, that the object's own dates explain: moved; the birth date is removed."""
+    digits = re.sub(r"\D", "", text)
+    if days is None or any(digits in _written_short(day) for day in identity.birth_dates):
+        return ""
+    day = next(day for day in sorted(identity.days) if digits in _written_short(day))
+    moved = shifted(int(day[:4]), int(day[4:6]), int(day[6:]), days)
+    if moved is None:
+        return ""
+    part = {"y": f"{moved:%y}", "m": f"{moved:%m}", "d": f"{moved:%d}"}
+    mark = text[2] if len(text) == 5 else ""
+    return mark.join(part[letter] for letter in _written_short(day)[digits])
 
 
 def _cut(text: str, spans: list[Span], origin: list[int] | None) -> str:

@@ -96,7 +96,7 @@ class Values:
 
     def document(self, tag: int, vr: bytes, raw: bytes, charset: Charset) -> Treated:
         """An encapsulated document gives way to an empty one of its kind."""
-        return padded(placeholder(raw) or b"", b"OB")
+        return padded(placeholder(raw), b"OB")
 
     def patient_value(self, tag: int, vr: bytes, raw: bytes, charset: Charset) -> Treated:
         return padded(self.patient.encode(), vr)

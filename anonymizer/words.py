@@ -42,6 +42,10 @@ EPONYM_HEADS = (
     "fascia|duct|gland|glands|catheter|drain|tube|procedure|operation|repair|chorea|dementia|dystrophy|encephalopathy|ataxia|"
     "thyroiditis|esophagus|oesophagus|diverticulum|anomaly|tetralogy|circle|ulcer|nodule|nodes|hump|effect|transform|filter|"
     "method|technique|sequence|criteria|unit|units|cells?|bodies|body|loop|area|artefact|artifact|neuroma|arthritis|purpura|"
+    "abscess|traction|tongs|clamp|splint|frame|table|valve|valves|stent|stents|shunt|plate|plates|rod|nail|screw|view|views|projection|position|"
+    "cleft|nail|prosthesis|implant|wire|brace|collar|bandage|hook|incision|flap|graft|osteotomy|arthroplasty|index|ratio|formula|equation|stain|"
+    "hemangioma|haemangioma|infraction|coxarthrosis|apophysitis|osteochondritis|necrosis|gangrene|angina|aneurysm|vein|veins|artery|muscle|"
+    "tubercle|foramen|fissure|cave|recess|membrane|valvule|sinus|ring|web|stroke|paralysis|plexus|nerve|ganglion|reflex|maneuvre|"
     "units|fat|water|in|opp|imaging|lesion|defect|stage|neuropathy|triad|law|canal|tendon"
 )
 
@@ -50,7 +54,11 @@ _PLAIN = {"ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "ı": "i", "æ
 
 
 def fold_char(char: str) -> str:
-    """A character in lower case without accents, half and full width made equal."""
+    """A character in lower case without accents, half and full width made equal, digits of any script as 0 to 9."""
+    if unicodedata.category(char) == "Cf":
+        return ""  # a soft hyphen, or a blank without width, inside a name
+    if char.isdecimal():
+        return str(unicodedata.decimal(char))
     plain = "".join(c for c in unicodedata.normalize("NFKD", char) if not unicodedata.combining(c)).casefold()
     plain = unicodedata.normalize("NFC", plain)  # a Hangul syllable is one character again
     return _PLAIN.get(plain, plain)

@@ -107,4 +107,9 @@ def test_documents_give_way_to_an_empty_one_of_their_kind() -> None:
     assert pdf[table : table + 4] == b"xref"
     cda = placeholder(b"<?xml version='1.0'?><ClinicalDocument>Ravensworth</ClinicalDocument>")
     assert cda is not None and b"<ClinicalDocument" in cda and b"Raven" not in cda
-    assert placeholder(b"solid Ravensworth") is None
+    model = placeholder(b"solid Ravensworth\nfacet normal 0 0 1")
+    assert model.startswith(b"solid") and b"Raven" not in model
+    assert placeholder(b"# Ravensworth\nv 0 0 0\n").startswith(b"#")
+    assert placeholder(b"Ravensworth".ljust(80, b"\0") + b"\1\0\0\0" + bytes(50)) == bytes(
+        84
+    )  # binary STL, and all that nobody knows

@@ -25,7 +25,7 @@ EXAMPLE = {
 }  # fmt: skip
 # The table itself removes these although IODs require them
 BY_TABLE = {"PresentationCreationDate", "PresentationCreationTime", "TimezoneOffsetFromUTC"}
-WITHHELD = ("1.2.840.10008.1.3.10", "1.2.840.10008.5.1.4.1.1.66", "1.2.840.10008.5.1.4.44.1")
+WITHHELD = ("1.2.840.10008.1.3.10", "1.2.840.10008.5.1.4.44.1")
 
 
 def required(

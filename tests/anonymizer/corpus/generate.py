@@ -110,7 +110,7 @@ def cases() -> Iterator[Case]:
 
     Pictures with burned-in text are not among them, since reading takes its time: ``pictures.cases``.
     """
-    from tests.anonymizer.corpus import categories, encodings, hiding, phrases, scripts, streams
+    from tests.anonymizer.corpus import categories, encodings, hiding, languages, phrases, scripts, streams, wire
 
     number = 0
     for person in PEOPLE:
@@ -124,7 +124,7 @@ def cases() -> Iterator[Case]:
             ds = base(person, number)
             checks = category(ds, person)
             yield Case(f"{category.__name__}-{turn}", encoded(ds), [*standing(person), *checks])
-    for index, module in enumerate((encodings, phrases, scripts, hiding, streams)):
+    for index, module in enumerate((encodings, phrases, scripts, hiding, streams, languages, wire)):
         yield from module.cases(1000 * index + number)
 
 
