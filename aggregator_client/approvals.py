@@ -14,12 +14,14 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from aggregator_client.errors import DocumentError, RefusedError, SignatureError
 from aggregator_client.invitations import Invitation
 from aggregator_client.keys import node_keys
 from aggregator_client.project import SignedProject, canonical, changes
+from aggregator_client.rotation import lineage
+from aggregator_client.trust import trust_of
 from dicom_node.audit import AuditLog
 from dicom_node.config import NodeConfig
 from dicom_node.projects import ProjectRecord, Projects
@@ -52,8 +54,9 @@ def invitation_of(config: NodeConfig) -> Invitation:
 def require_known_coordinator(config: NodeConfig, project: SignedProject) -> None:
     """Raises RefusedError when another coordinator signed the project than the one this hospital joined."""
     known = invitation_of(config)
-    who = project.document.coordinator
-    if (who.signing_key, who.sealing_key) != (known.signing_key, known.sealing_key):
+    who, trust = project.document.coordinator, trust_of(config, known)
+    trust.require(who.signing_key)
+    if not trust.knows(who.signing_key, who.sealing_key):
         raise RefusedError(
             f"The project {project.document.name} is signed by other keys ({who.fingerprint}) than those of"
             f" {known.coordinator!r}, whose federation this hospital joined ({known.fingerprint}): call the coordinator."
@@ -164,15 +167,22 @@ def _signature(decision: Decision, signer: Ed25519PrivateKey, at: int) -> str:
 
 def _require_own_signature(config: NodeConfig, record: ProjectRecord) -> None:
     decision = Decision(record.digest, record.state, record.decided_by, record.role, record.reason)
-    public = node_keys(config.storage.keys).signing.public_key()
-    try:
-        at, _, encoded = record.signature.partition(":")
-        public.verify(base64.b64decode(encoded, validate=True), _statement(decision, int(at)))
-    except (InvalidSignature, ValueError):
+    own = lineage(node_keys(config.storage.keys))  # an approval outlives the replacement of the key that signed it
+    at, _, encoded = record.signature.partition(":")
+    if not any(_signs(pair.signing, at, encoded, decision) for pair in own):
         raise SignatureError(
             f"The approval of {record.name} is not signed by this node (changed in the database, or the node's key was"
-            " replaced): approve the project again."
-        ) from None
+            " replaced by one it does not vouch for): approve the project again."
+        )
+
+
+def _signs(public: bytes, at: str, encoded: str, decision: Decision) -> bool:
+    try:
+        signature = base64.b64decode(encoded, validate=True)
+        Ed25519PublicKey.from_public_bytes(public).verify(signature, _statement(decision, int(at)))
+    except (InvalidSignature, ValueError):
+        return False
+    return True
 
 
 def audit(config: NodeConfig, kind: str, **facts: object) -> None:

@@ -9,22 +9,23 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from aggregator_client import hours, messages
+from aggregator_client import hours, messages, trust
 from aggregator_client.approvals import require_approved
 from aggregator_client.contract import require_ready
 from aggregator_client.egress import EgressGate
 from aggregator_client.errors import MessageError, RefusedError
 from aggregator_client.invitations import Invitation
-from aggregator_client.keys import NodeKeys
+from aggregator_client.keys import NodeKeys, renewed
 from aggregator_client.ledger import Ledger
 from aggregator_client.local_job import LocalJob
 from aggregator_client.messages import ANSWERS, COORDINATOR, REQUESTS, SUMMING, VERSION, Message
 from aggregator_client.sealing import Context
 from aggregator_client.secagg import stages
 from aggregator_client.trainer_process import TrainerProcess
+from aggregator_client.trust import Trust, trust_of
 from dicom_node.audit import AuditLog
 from dicom_node.config import NodeConfig
 from dicom_node.pause import is_paused
@@ -44,6 +45,10 @@ class Executor:
     ledger: Ledger
     report: Report
     trainer: TrainerProcess
+    trust: Trust = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.trust = trust_of(self.config, self.invitation)
 
     @property
     def site(self) -> str:
@@ -74,9 +79,10 @@ class Executor:
 
     def _proven(self, payload: bytes) -> tuple[Context, Message]:
         """The request, proven to be the coordinator's and for this site."""
-        context, request = messages.unwrap(
-            payload, private=self.keys.sealing, sender_public=self.invitation.signing_key
-        )
+        self.keys = renewed(self.keys)
+        self.trust = trust_of(self.config, self.invitation)
+        self.trust = trust.learn(self.config, self.trust, messages.introductions(payload), self.audit)
+        context, request = trust.unwrap(self.trust, payload, self.keys.sealing, self.keys.retired)
         if context.recipient != self.site or context.sender != COORDINATOR or context.kind not in REQUESTS:
             raise MessageError(f"The message is not a request to this site ({self.site}): it is not used.")
         if request.header.get("kind") != context.kind or request.header.get("round") != context.round:
@@ -127,7 +133,13 @@ class Executor:
     ) -> bytes:
         kind = str(answer.header["kind"])
         back = Context(context.project_digest, context.round, self.site, COORDINATOR, kind)
-        sealed = messages.wrap(answer, back, recipient_public=self.invitation.sealing_key, signer=self.keys.signing)
+        sealed = messages.wrap(
+            answer,
+            back,
+            recipient_public=self.trust.present.sealing,
+            signer=self.keys.signing,
+            introductions=self.keys.introductions,
+        )
         gate = EgressGate(self.audit, self.invitation.coordinator)
         gate.release(
             sealed,

@@ -14,9 +14,7 @@ import base64
 import hashlib
 import json
 import os
-import re
 import secrets
-import time
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -27,8 +25,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from aggregator_client.errors import DocumentError, RefusedError, SignatureError, StateError
-from aggregator_client.keys import SEALING_PUBLIC_BYTES, NodeKeys, fingerprint
+from aggregator_client.errors import DocumentError, SignatureError, StateError
+from aggregator_client.keys import SEALING_PUBLIC_BYTES, NodeKeys, fingerprint, sync_folder
 from aggregator_client.project import canonical
 
 MAX_BYTES = 1 << 16
@@ -140,108 +138,6 @@ def accept(invitation: Invitation, keys: NodeKeys) -> Enrolment:
     ).signed(keys.signing)
 
 
-class Member(BaseModel):
-    """One hospital as its coordinator knows it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    enrolment: Enrolment
-    enrolled_at: float
-
-    @property
-    def name(self) -> str:
-        return self.enrolment.site
-
-    @property
-    def signing_public(self) -> bytes:
-        return self.enrolment.signing_key
-
-    @property
-    def sealing_public(self) -> bytes:
-        return self.enrolment.sealing_key
-
-    @property
-    def flower_public(self) -> bytes:
-        return self.enrolment.flower_public.encode()
-
-    @property
-    def fingerprint(self) -> str:
-        return self.enrolment.fingerprint
-
-
-class Members:
-    """The hospitals invited and enrolled, one small file each below `folder` (members/ and invited/)."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def invited(self) -> list[str]:
-        """Names of all invited hospitals, enrolled or not."""
-        return sorted(str(_facts(file)["site"]) for file in (self.folder / "invited").glob("*.json"))
-
-    def expect(self, site: str) -> str:
-        """The token that `site` must bring; asking again gives the same, so that an invitation can be made anew."""
-        if not re.fullmatch(SITE_NAME, site):
-            raise DocumentError(
-                f"{site!r} is no name for a hospital: 1 to 64 characters, no slash or control character."
-            )
-        file = self._file("invited", site)
-        if not file.exists():
-            facts = {"site": site, "token": secrets.token_urlsafe(24), "at": time.time()}
-            write_file(file, json.dumps(facts).encode())
-        return str(_facts(file)["token"])
-
-    def enrol(self, enrolment: Enrolment, replace: bool = False) -> Member:
-        """Take a hospital in. Raises RefusedError when it was not invited, or stands enrolled with other keys."""
-        site = enrolment.site
-        invited = self._file("invited", site)
-        token = str(_facts(invited)["token"]) if invited.exists() else ""
-        if not token or not secrets.compare_digest(token, enrolment.token):
-            raise RefusedError(
-                f"{site!r} brings no invitation of this coordinator: make one with `fedpacs coordinator invite`."
-            )
-        known = next((member for member in self.list() if member.name == site), None)
-        if known is not None and known.fingerprint == enrolment.fingerprint:
-            return known
-        if known is not None and not replace:
-            raise RefusedError(
-                f"{site!r} is enrolled with other keys ({known.fingerprint}): call the hospital, compare fingerprints, and"
-                " enrol it with --replace when it made new ones."
-            )
-        for other in self.list():
-            if other.name != site and other.flower_public == enrolment.flower_public.encode():
-                raise RefusedError(f"{site!r} brings the keys of {other.name!r}: each hospital needs its own.")
-        member = Member(enrolment=enrolment, enrolled_at=time.time())
-        write_file(self._file("members", site), member.model_dump_json(indent=1).encode() + b"\n")
-        return member
-
-    def list(self) -> list[Member]:
-        """Every enrolled hospital, by name. Raises DocumentError for a damaged file."""
-        found = [_member(file) for file in (self.folder / "members").glob("*.json")]
-        return sorted(found, key=lambda member: member.name)
-
-    def get(self, site: str) -> Member:
-        """One enrolled hospital. Raises RefusedError for an unknown name."""
-        for member in self.list():
-            if member.name == site:
-                return member
-        raise RefusedError(
-            f"{site!r} is not enrolled: send it an invitation, then `fedpacs coordinator enrol` its answer."
-        )
-
-    def remove(self, site: str) -> None:
-        """Take a hospital out, enrolled or only invited, and void its invitation. Raises RefusedError for an unknown name."""
-        if not self._file("invited", site).exists():
-            self.get(site)
-        self._file("members", site).unlink(missing_ok=True)
-        self._file("invited", site).unlink(missing_ok=True)
-
-    def _file(self, kind: str, site: str) -> Path:
-        """The name is hashed into the file name, so that any name is a safe one and no two collide."""
-        plain = re.sub(r"[^a-z0-9]+", "-", site.lower()).strip("-")[:40]
-        return self.folder / kind / f"{plain}-{hashlib.sha256(site.encode()).hexdigest()[:8]}.json"
-
-
 def read_signed(model: type[S], file: Path) -> S:
     """A signed file of this kind. Raises DocumentError naming what is wrong, SignatureError when changed."""
     what = f"The file {file}"
@@ -269,25 +165,7 @@ def write_file(file: Path, data: bytes) -> None:
             handle.flush()
             os.fsync(handle.fileno())
         part.replace(file)
+        sync_folder(file.parent)
     except OSError as error:
         part.unlink(missing_ok=True)
         raise StateError(f"{file} cannot be written ({error.strerror}): choose another place.") from None
-
-
-def _member(file: Path) -> Member:
-    try:
-        member = Member.model_validate_json(file.read_bytes())
-    except (OSError, ValidationError):
-        raise DocumentError(f"{file} is damaged: enrol that hospital again.") from None
-    member.enrolment.verify(str(file))
-    return member
-
-
-def _facts(file: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(file.read_bytes())
-        if isinstance(found, dict) and {"site", "token"} <= found.keys():
-            return found
-    except (OSError, ValueError):
-        pass
-    raise DocumentError(f"{file} is damaged: remove it and invite that hospital again.")

@@ -2,7 +2,9 @@
 
     plaintext  "FPM1" | header length u32 | header JSON | part 0 | part 1 | ...     header["parts"] = [[name, bytes], ...]
     on the way "FPE1" | context length u32 | context JSON | sealed box (aggregator_client.sealing)
+               "FPE2" | context length u32 | context JSON | introductions length u32 | their JSON | sealed box
 
+The second form is for a sender who replaced its keys: the statements that introduce them (aggregator_client.rotation).
 The context (project, round, sender, recipient, kind) stands in clear, since a reader needs it to open the box; the seal and
 the signature are bound to it, so a changed context opens nothing. There is no pickle, and no name in a message is ever
 imported or run.
@@ -27,13 +29,13 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from aggregator_client.errors import MessageError
+from aggregator_client.errors import MessageError, SignatureError
 from aggregator_client.sealing import Context, open_, seal
 
 VERSION = 1
@@ -46,7 +48,7 @@ ANSWERS = {"train": "update", "evaluate": "metrics", "predict": "outputs", "deli
 }
 REPLIES = (*ANSWERS.values(), "refused")
 MAX_HEADER = 1 << 20
-_PLAIN, _OUTER = b"FPM1", b"FPE1"
+_PLAIN, _OUTER, _INTRODUCED = b"FPM1", b"FPE1", b"FPE2"
 _LENGTH = struct.Struct(">I")
 
 
@@ -87,16 +89,26 @@ class Message:
         return hashlib.sha256(self.encode()).hexdigest()
 
 
-def wrap(message: Message, context: Context, *, recipient_public: bytes, signer: Ed25519PrivateKey) -> bytes:
-    """The bytes that travel."""
+def wrap(
+    message: Message,
+    context: Context,
+    *,
+    recipient_public: bytes,
+    signer: Ed25519PrivateKey,
+    introductions: Sequence[bytes] = (),
+) -> bytes:
+    """The bytes that travel. `introductions`: the signer's, when its keys were replaced (keys.CoordinatorKeys)."""
     clear = _json(asdict(context))
     box = seal(message.encode(), recipient_public=recipient_public, signer=signer, context=context)
-    return b"".join((_OUTER, _LENGTH.pack(len(clear)), clear, box))
+    if not introductions:
+        return b"".join((_OUTER, _LENGTH.pack(len(clear)), clear, box))
+    told = _json({"successions": [json.loads(one) for one in introductions]})
+    return b"".join((_INTRODUCED, _LENGTH.pack(len(clear)), clear, _LENGTH.pack(len(told)), told, box))
 
 
 def peek(data: bytes) -> tuple[Context, bytes]:
     """The context a message claims and its sealed box; nothing of it is proven yet. Raises MessageError."""
-    clear, box = _split(data, _OUTER)
+    clear, _, box = _outer(data)
     try:
         context = Context(**clear)
     except TypeError:
@@ -107,12 +119,26 @@ def peek(data: bytes) -> tuple[Context, bytes]:
     return context, bytes(box)
 
 
+def introductions(data: bytes) -> list[Any]:
+    """What a message brings to introduce its sender's keys, unproven (rotation.read proves it). Raises MessageError."""
+    found = _outer(data)[1].get("successions", [])
+    if not isinstance(found, list):
+        raise MessageError("The message's statements about replaced keys are no list: send it again.")
+    return found
+
+
 def unwrap(
-    data: bytes, *, private: bytes, sender_public: bytes, expect: Context | None = None
+    data: bytes,
+    *,
+    private: bytes,
+    sender_public: bytes,
+    expect: Context | None = None,
+    retired: Sequence[bytes] = (),
 ) -> tuple[Context, Message]:
     """The context and message, proven to be `sender_public`'s. Raises MessageError, SignatureError.
 
-    With `expect`, any other context (another round, another sender) is refused before anything is opened.
+    With `expect`, any other context (another round, another sender) is refused before anything is opened. `retired` are replaced
+    private keys that the message may still be sealed to.
     """
     context, box = peek(data)
     if expect is not None and context != expect:
@@ -120,7 +146,32 @@ def unwrap(
             f"The message is a {context.kind} of round {context.round} from {context.sender!r} where a {expect.kind} of round"
             f" {expect.round} from {expect.sender!r} belongs: it is not used."
         )
-    return context, Message.decode(open_(box, private=private, sender_public=sender_public, context=context))
+    try:
+        plain = open_(box, private=private, sender_public=sender_public, context=context)
+    except SignatureError as error:
+        opened = (_opened(box, one, sender_public, context) for one in retired)
+        older = next((found for found in opened if found is not None), None)
+        if older is None:
+            raise error from None
+        plain = older
+    return context, Message.decode(plain)
+
+
+def _opened(box: bytes, private: bytes, sender_public: bytes, context: Context) -> bytes | None:
+    try:
+        return open_(box, private=private, sender_public=sender_public, context=context)
+    except SignatureError:
+        return None
+
+
+def _outer(data: bytes) -> tuple[dict[str, Any], dict[str, Any], memoryview]:
+    """(context, what introduces the sender's keys, sealed box); nothing of it is proven yet."""
+    if data[: len(_INTRODUCED)] != _INTRODUCED:
+        clear, box = _split(data, _OUTER)
+        return clear, {}, box
+    clear, rest = _split(data, _INTRODUCED)
+    told, box = _header(rest)
+    return clear, told, box
 
 
 def _json(value: Mapping[str, Any]) -> bytes:
@@ -128,16 +179,21 @@ def _json(value: Mapping[str, Any]) -> bytes:
 
 
 def _split(data: bytes, magic: bytes) -> tuple[dict[str, Any], memoryview]:
-    start = len(magic) + _LENGTH.size
-    if len(data) < start or data[: len(magic)] != magic:
+    if data[: len(magic)] != magic:
         raise MessageError("The bytes are no message of a version known here: update fedpacs on both sides.")
-    (length,) = _LENGTH.unpack(data[len(magic) : start])
+    return _header(memoryview(data)[len(magic) :])
+
+
+def _header(data: memoryview) -> tuple[dict[str, Any], memoryview]:
+    """(the JSON object at the beginning, told by its length; what follows)."""
+    start = _LENGTH.size
+    length = _LENGTH.unpack(data[:start])[0] if len(data) >= start else 0
     if length > MAX_HEADER or len(data) < start + length:
         raise MessageError("The message is cut short: it has to be sent again.")
     try:
-        header = json.loads(data[start : start + length])
+        header = json.loads(bytes(data[start : start + length]))
     except (ValueError, RecursionError):
         header = None
     if not isinstance(header, dict):
         raise MessageError("The message's header is damaged: it has to be sent again.")
-    return header, memoryview(data)[start + length :]
+    return header, data[start + length :]

@@ -13,9 +13,12 @@ from typing import Annotated, Any
 
 import typer
 
+from aggregator_client.cli import rotation
 from dicom_node.cli.output import JsonOption, print_json, print_table
 
 app = typer.Typer(help="The federation's coordinator: make it, let hospitals in, run projects.", no_args_is_help=True)
+app.command("rotate")(rotation.rotate_coordinator)
+app.command("revoke")(rotation.revoke_member)
 DirOption = Annotated[
     Path, typer.Option("--dir", metavar="DIR", help="The coordinator's folder.", envvar="FEDPACS_COORDINATOR")
 ]
@@ -109,14 +112,20 @@ def members(folder: DirOption = Path(), as_json: JsonOption = False) -> None:
         }
         for name in names
     ]
+    revision, roster = config.members.revision()
+    gone = [
+        {"site": one.member.name, "fingerprint": one.member.fingerprint, "at": one.at, "reason": one.reason}
+        for one in config.members.revocations()
+    ]
     if as_json:
-        print_json({"members": rows})
+        print_json({"members": rows, "revoked": gone, "revision": revision, "roster": roster})
         return
     table = [
         (row["site"], "enrolled" if row["enrolled"] else "invited", row["fingerprint"], _when(row["since"]))
         for row in rows
     ]
-    print_table("Hospitals", ("site", "state", "fingerprint", "since"), table)
+    table += [(str(one["site"]), "revoked", str(one["fingerprint"]), _when(one["at"])) for one in gone]
+    print_table(f"Hospitals (roster revision {revision})", ("site", "state", "fingerprint", "since"), table)
 
 
 @app.command()

@@ -8,10 +8,13 @@ from typing import Annotated
 
 import typer
 
+from aggregator_client.cli import rotation
 from dicom_node.cli.output import ConfigOption, JsonOption, find_config, print_json
 from dicom_node.config import NodeConfig
 
 app = typer.Typer(help="A hospital's membership in a federation: join it, show it.", no_args_is_help=True)
+app.command("rotate")(rotation.rotate_node)
+app.command("revoke")(rotation.revoke_coordinator)
 
 
 @app.command()

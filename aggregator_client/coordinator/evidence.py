@@ -8,6 +8,7 @@ A zip file of
     participants.json    each hospital's name, public keys and fingerprint
     rounds.json          every round's checkpoint digest and figures, site by site
     receipts.json        for each message that counted: its context, digest, size and the hospital's signature
+    successions.json     how the coordinator's keys were replaced, if they were (aggregator_client.rotation)
     manifest.json        SHA-256 of each file above, signed by the coordinator (Ed25519)
 
 `verify` needs nothing but the file; whose keys these are is told by the fingerprint, compared with a known one. A hospital finds
@@ -23,7 +24,8 @@ import io
 import json
 import time
 import zipfile
-from contextlib import closing
+from collections.abc import Sequence
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -31,17 +33,23 @@ from typing import Any
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from aggregator_client import rotation
 from aggregator_client.coordinator.card import card
 from aggregator_client.coordinator.receipts import read as read_receipts
 from aggregator_client.coordinator.settings import CoordinatorConfig
 from aggregator_client.coordinator.state import RunState
 from aggregator_client.errors import DocumentError, RefusedError, SignatureError
 from aggregator_client.invitations import write_file
-from aggregator_client.project import SignedProject, canonical
+from aggregator_client.messages import COORDINATOR
+from aggregator_client.project import CoordinatorIdentity, SignedProject, canonical
+from aggregator_client.roster import Member
+from aggregator_client.rotation import Pair, Succession, as_values
 from aggregator_client.sealing import Context, Receipt
 
 FORMAT = "fedpacs-evidence-1"
 _FILES = ("model.safetensors", "card.json", "project.json", "participants.json", "rounds.json", "receipts.json")
+_LATER = ("successions.json",)
+"""What a bundle made by an earlier version need not hold."""
 _SIGN = b"fedpacs evidence v1\x00"
 _MAX_BYTES = 1 << 34
 
@@ -80,17 +88,7 @@ def export(config: CoordinatorConfig, folder: Path, out: Path) -> Evidence:
         }
         taken = {one.site for one in state.table() if one.state == "accepted"}
     receipts = read_receipts(folder)
-    people = [
-        {
-            "site": member.name,
-            "signing_public": member.enrolment.signing_public,
-            "sealing_public": member.enrolment.sealing_public,
-            "flower_public": member.enrolment.flower_public,
-            "fingerprint": member.fingerprint,
-        }
-        for member in config.members.list()
-        if member.name in taken
-    ]
+    people = _people(config, taken)
     files = {
         "model.safetensors": model,
         "card.json": _json(facts),
@@ -98,10 +96,38 @@ def export(config: CoordinatorConfig, folder: Path, out: Path) -> Evidence:
         "participants.json": _json(people),
         "rounds.json": _json(rounds),
         "receipts.json": _json(receipts),
+        "successions.json": _json([json.loads(one) for one in config.keys().introductions]),
     }
     write_file(out, _packed(config, files, {"digest": signed.digest, "round": kept, "created_at": time.time()}))
     out.chmod(0o644)
     return verify(out)
+
+
+def _people(config: CoordinatorConfig, taken: set[str]) -> list[dict[str, Any]]:
+    """The participants with every key they signed with: the present membership, else the last; `former` ones beside it."""
+    gone = config.members.revocations()
+    found = []
+    for site in sorted(taken):
+        held: list[dict[str, Any]] = [
+            {**_person(one.member), "revoked": {"at": one.at, "reason": one.reason}}
+            for one in gone
+            if one.member.name == site
+        ]
+        held += [_person(member) for member in config.members.list() if member.name == site]
+        if held:
+            found.append({**held[-1], "former": held[:-1]})
+    return found
+
+
+def _person(member: Member) -> dict[str, Any]:
+    return {
+        "site": member.name,
+        "signing_public": member.enrolment.signing_public,
+        "sealing_public": member.enrolment.sealing_public,
+        "flower_public": member.enrolment.flower_public,
+        "fingerprint": member.fingerprint,
+        "successions": as_values(member.successions),
+    }
 
 
 def _packed(config: CoordinatorConfig, files: dict[str, bytes], facts: dict[str, Any]) -> bytes:
@@ -127,18 +153,17 @@ def verify(file: Path, fingerprint: str = "") -> Evidence:
     """
     files = _read(file)
     manifest, signature = _manifest(file, files.pop("manifest.json"))
+    if set(files) != set(manifest["files"]):
+        raise SignatureError(f"{file} holds other files than its manifest names: ask for the bundle again.")
     for name, data in files.items():
         if hashlib.sha256(data).hexdigest() != manifest["files"][name]:
             raise SignatureError(f"{name} in {file} was changed after the bundle was made: ask for the bundle again.")
     signed = SignedProject.read(files["project.json"])
     who = signed.document.coordinator
-    try:
-        key = Ed25519PublicKey.from_public_bytes(who.signing_key)
-        key.verify(signature, _SIGN + hashlib.sha256(canonical(manifest)).digest())
-    except InvalidSignature:
-        raise SignatureError(
-            f"{file} is not signed by the coordinator of its project ({who.name}): ask for it again."
-        ) from None
+    chain = rotation.read(json.loads(files.get("successions.json", b"[]")))
+    to_sign = _SIGN + hashlib.sha256(canonical(manifest)).digest()
+    if not any(_signs(pair.signing, signature, to_sign) for pair in _lineage(who, chain)):
+        raise SignatureError(f"{file} is not signed by the coordinator of its project ({who.name}): ask for it again.")
     if fingerprint and fingerprint.strip().lower() != who.fingerprint:
         raise SignatureError(
             f"{file} is by keys with fingerprint {who.fingerprint}, not {fingerprint}: it is another's."
@@ -162,13 +187,45 @@ def verify(file: Path, fingerprint: str = "") -> Evidence:
     )
 
 
+def _signs(public: bytes, signature: bytes, data: bytes) -> bool:
+    try:
+        Ed25519PublicKey.from_public_bytes(public).verify(signature, data)
+    except InvalidSignature:
+        return False
+    return True
+
+
+def _lineage(who: CoordinatorIdentity, chain: Sequence[Succession]) -> list[Pair]:
+    """The keys a project names and those that followed them; the bundle's chain may begin earlier."""
+    start = Pair(who.signing_key, who.sealing_key)
+    return rotation.follow(start, rotation.extended(start, (), chain, COORDINATOR), COORDINATOR)
+
+
+def _keys_of(person: dict[str, Any]) -> list[Pair]:
+    """Every pair of keys a participant had, from its enrolment on."""
+    found: list[Pair] = []
+    for held in (*person.get("former", []), person):
+        start = Pair(base64.b64decode(held["signing_public"]), base64.b64decode(held["sealing_public"]))
+        found += rotation.follow(start, rotation.read(held.get("successions", [])), str(person["site"]))
+    return found
+
+
+def _verify(receipt: Receipt, keys: Sequence[Pair]) -> None:
+    """Raises SignatureError when none of the keys signed it."""
+    for pair in keys[:-1]:
+        with suppress(SignatureError):
+            return receipt.verify(pair.signing)
+    return receipt.verify(keys[-1].signing)
+
+
 def _check_receipts(file: Path, receipts: list[dict[str, Any]], people: dict[str, Any], digest: str) -> None:
+    keys = {name: _keys_of(person) for name, person in people.items()}
     for one in receipts:
         context = Context(**one["context"])
         if context.project_digest != digest or context.sender not in people:
             raise SignatureError(f"{file} holds a receipt of another project or of no participant: ask for it again.")
-        key = base64.b64decode(people[context.sender]["signing_public"])
-        Receipt(context, str(one["body_sha256"]), str(one["signature"])).verify(key)
+        receipt = Receipt(context, str(one["body_sha256"]), str(one["signature"]))
+        _verify(receipt, keys[context.sender])
 
 
 def _check_rounds(file: Path, rounds: dict[str, Any], manifest: dict[str, Any]) -> None:
@@ -180,12 +237,13 @@ def _check_rounds(file: Path, rounds: dict[str, Any], manifest: dict[str, Any]) 
 
 def _read(file: Path) -> dict[str, bytes]:
     """The bundle's files by name. A bundle holds exactly the known files, stored, each once."""
-    names = {*_FILES, "manifest.json"}
+    names, later = {*_FILES, "manifest.json"}, {*_FILES, *_LATER, "manifest.json"}
     try:
         with zipfile.ZipFile(file) as bundle:
             infos = bundle.infolist()
             stored = all(info.compress_type == zipfile.ZIP_STORED for info in infos)
-            known = sorted(info.filename for info in infos) == sorted(names)
+            found = sorted(info.filename for info in infos)
+            known = found in (sorted(names), sorted(later))
             if stored and known and sum(info.file_size for info in infos) <= _MAX_BYTES:
                 return {info.filename: bundle.read(info) for info in infos}
     except FileNotFoundError:
@@ -199,7 +257,7 @@ def _manifest(file: Path, data: bytes) -> tuple[dict[str, Any], bytes]:
     try:
         whole = json.loads(data)
         manifest, signature = whole["manifest"], base64.b64decode(whole["signature"], validate=True)
-        if manifest["format"] == FORMAT and set(manifest["files"]) == set(_FILES):
+        if manifest["format"] == FORMAT and set(manifest["files"]) in (set(_FILES), {*_FILES, *_LATER}):
             return manifest, signature
     except (ValueError, KeyError, TypeError):
         pass

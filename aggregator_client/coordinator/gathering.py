@@ -6,7 +6,7 @@ The decisions are `rounds.Gather`'s; here are the clock, the hub, the keys and t
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -18,10 +18,10 @@ from aggregator_client.coordinator.state import RunFacts, RunState, SiteFacts
 from aggregator_client.coordinator.strategies import Strategy, Update
 from aggregator_client.coordinator.strategies.fedbn import KeepsLayers
 from aggregator_client.errors import FederationError, MessageError, TooFewSitesError
-from aggregator_client.invitations import Member
 from aggregator_client.keys import CoordinatorKeys
 from aggregator_client.messages import ANSWERS, COORDINATOR, REPLIES, VERSION, Message
 from aggregator_client.project import ProjectDocument, SignedProject
+from aggregator_client.roster import Member
 from aggregator_client.sealing import Context
 from aggregator_client.transport import Failure, Handle, Hub
 from trainer import weights
@@ -43,6 +43,9 @@ class Running(Protocol):
     strategy: Strategy
     tell: Callable[[Mapping[str, Any]], None]
     grace_s: float
+
+    def member(self, site: str, told: Sequence[Any] = ()) -> Member:
+        """The site with its present keys, which `told` may introduce. Raises RefusedError when it was revoked."""
 
     def understand(self, site: str, message: Message) -> Any:
         """An ensemble's outputs in an answer. Raises MessageError."""
@@ -133,10 +136,18 @@ class Gathering:
         return self.gather
 
     def _send(self, site: str) -> None:
-        member = self.run.members[site]
+        try:
+            member = self.run.member(site)
+        except FederationError as error:  # revoked while the round goes on
+            self._refuse(site, str(error), "refused")
+            return
         context = Context(self.run.project.digest, self.number, COORDINATOR, site, self.kind)
         blob = messages.wrap(
-            self.request_of(site), context, recipient_public=member.sealing_public, signer=self.run.keys.signing
+            self.request_of(site),
+            context,
+            recipient_public=member.sealing_public,
+            signer=self.run.keys.signing,
+            introductions=self.run.keys.introductions,
         )
         wall = time.time()
         handle = self.run.hub.send(site, blob)
@@ -191,8 +202,9 @@ class Gathering:
         _, answer = messages.unwrap(
             blob,
             private=self.run.keys.sealing,
-            sender_public=self.run.members[site].signing_public,
+            sender_public=self.run.member(site, messages.introductions(blob)).signing_public,
             expect=expect,
+            retired=self.run.keys.retired,
         )
         header = answer.header
         if header.get("kind") != claimed.kind or header.get("v") != VERSION:

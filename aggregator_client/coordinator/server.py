@@ -10,7 +10,7 @@ import fcntl
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -25,10 +25,11 @@ from aggregator_client.coordinator.state import RunFacts, RunState
 from aggregator_client.coordinator.strategies import Strategy, choose
 from aggregator_client.coordinator.strategies.ensemble import Ensemble
 from aggregator_client.errors import FederationError, ProjectError, RefusedError, TooFewSitesError
-from aggregator_client.invitations import Member
-from aggregator_client.keys import CoordinatorKeys
+from aggregator_client.keys import CoordinatorKeys, tidy
 from aggregator_client.messages import Message
 from aggregator_client.project import SignedProject
+from aggregator_client.roster import Member, Members
+from aggregator_client.rotation import lineage
 from aggregator_client.transport import Hub
 from trainer import networks, weights
 
@@ -50,7 +51,9 @@ class Run:
         progress: Progress | None = None,
         grace_s: float = GRACE_SECONDS,
         references: Path = Path("reference"),
+        roster: Members | None = None,
     ) -> None:
+        self.roster = roster
         self.project, self.document = project, project.document
         self.members = {member.name: member for member in members}
         self.keys, self.hub, self.state = keys, hub, state
@@ -129,6 +132,12 @@ class Run:
 
     # -- an ensemble's last steps -------------------------------------------------------------------------------------
 
+    def member(self, site: str, told: Sequence[Any] = ()) -> Member:
+        """The site with its present keys, which `told` may introduce. Raises RefusedError when it was revoked."""
+        if self.roster is not None:
+            self.members[site] = self.roster.introduced(site, told)
+        return self.members[site]
+
     def understand(self, site: str, message: Message) -> Outputs:
         """What a site says about the reference studies. Raises MessageError when that is no whole answer."""
         return self._reference().outputs(site, message)
@@ -180,7 +189,8 @@ def run(coordinator: Path, project: Path, resume: bool = False, progress: Progre
     config = settings.load(coordinator)
     signed = SignedProject.read(project)
     keys = config.keys()
-    if signed.document.coordinator.signing_key != keys.signing_public:
+    tidy(config.storage.keys)
+    if signed.document.coordinator.signing_key not in {pair.signing for pair in lineage(keys)}:
         raise RefusedError(
             f"The project {signed.document.name} is signed by another coordinator: sign it with this one's keys."
         )
@@ -195,7 +205,14 @@ def run(coordinator: Path, project: Path, resume: bool = False, progress: Progre
                 for member in config.members.list():
                     hub.register(member.name, member.flower_public)
                 Run(
-                    signed, config.members.list(), keys, hub, state, progress, references=config.root / "reference"
+                    signed,
+                    config.members.list(),
+                    keys,
+                    hub,
+                    state,
+                    progress,
+                    references=config.root / "reference",
+                    roster=config.members,
                 ).go()
             finally:
                 hub.close()

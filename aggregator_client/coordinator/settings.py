@@ -18,8 +18,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from aggregator_client import tls
 from aggregator_client.errors import SettingsError, StateError
-from aggregator_client.invitations import Invitation, Members
-from aggregator_client.keys import CoordinatorKeys, coordinator_keys
+from aggregator_client.invitations import Invitation
+from aggregator_client.keys import CoordinatorKeys, coordinator_keys, exist
+from aggregator_client.roster import Members
 
 _TEMPLATE = """\
 # fedpacs coordinator. Relative paths are relative to the folder this file stands in.
@@ -73,7 +74,7 @@ class CoordinatorConfig(_Group):
 
     def keys(self) -> CoordinatorKeys:
         """The signing and sealing keys. Raises SettingsError when they are gone: fresh ones would be strangers to all."""
-        if not (self.storage.keys / "signing.pem").exists() or not (self.storage.keys / "sealing.key").exists():
+        if not exist(self.storage.keys):
             raise SettingsError(
                 f"The coordinator's keys in {self.storage.keys} are missing: restore them from your copy."
             )

@@ -32,6 +32,7 @@ from aggregator_client.sealing import Context
 from aggregator_client.secagg.client import Charter, SecureClient
 from aggregator_client.secagg.journal import Journal
 from aggregator_client.secagg.ring import LIMBS
+from aggregator_client.trust import Trust
 from dicom_node.config import NodeConfig
 from trainer import weights
 
@@ -42,6 +43,7 @@ class Node(Protocol):
     config: NodeConfig
     invitation: Invitation
     keys: NodeKeys
+    trust: Trust
 
 
 def charter(document: ProjectDocument, digest: str) -> Charter:
@@ -78,7 +80,7 @@ def answer(node: Node, document: ProjectDocument, context: Context, request: Mes
         client = SecureClient(
             node.invitation.site,
             node.keys.signing,
-            node.invitation.signing_key,
+            node.trust.present.signing,
             charter(document, context.project_digest),
             parts.get("plan", b""),
             journal,

@@ -13,10 +13,11 @@ import numpy as np
 
 from aggregator_client import messages
 from aggregator_client.errors import UnreachableError
-from aggregator_client.invitations import Enrolment, Member
+from aggregator_client.invitations import Enrolment
 from aggregator_client.keys import CoordinatorKeys, NodeKeys, coordinator_keys, node_keys
 from aggregator_client.messages import COORDINATOR, Message
 from aggregator_client.project import ProjectDocument, SignedProject, sign
+from aggregator_client.roster import Member
 from aggregator_client.sealing import Context
 from trainer import weights
 

@@ -86,7 +86,7 @@ def test_hospitals_are_invited_and_removed_and_all_is_written_down(
     assert client.post("/members/remove", json={"name": "St. Anna"}, headers=OWN).json() == {"removed": "St. Anna"}
     assert "St. Anna" not in client.get("/").text
     with closing(AuditLog(config.root / "audit.db")) as audit:
-        kinds = [(record.kind, record.facts.get("by")) for record in audit.records()]
+        kinds = [(record.kind, record.facts.get("by")) for record in audit.records() if record.kind != "roster.changed"]
     assert kinds == [("member.invited", "console:Cleo"), ("member.removed", "console:Cleo")]
 
 
@@ -181,7 +181,7 @@ def test_a_run_is_started_watched_stopped_and_resumed_in_a_browser(tmp_path: Pat
         browser.close()
         assert evidence.verify(tmp_path / "evidence.zip").round == 3
         with closing(AuditLog(world.config.root / "audit.db")) as audit:
-            kinds = [record.kind for record in audit.records()]
+            kinds = [record.kind for record in audit.records() if record.kind != "roster.changed"]
         assert kinds == ["run.start", "run.stop", "run.resume", "evidence.exported"]
 
 

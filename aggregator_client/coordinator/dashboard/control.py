@@ -13,6 +13,7 @@ from aggregator_client.coordinator import overview
 from aggregator_client.coordinator.settings import CoordinatorConfig
 from aggregator_client.errors import RefusedError
 from aggregator_client.project import SignedProject
+from aggregator_client.rotation import lineage
 
 _COMMAND = (sys.executable, "-c", "from dicom_node.cli import main; main()", "coordinator")
 _FIRST_SECONDS = 20.0
@@ -28,7 +29,7 @@ def startable(config: CoordinatorConfig) -> list[tuple[Path, SignedProject]]:
             if not hasattr(error, "exit_code"):
                 raise
             continue  # another kind of JSON file
-        ours = signed.document.coordinator.signing_key == config.keys().signing_public
+        ours = signed.document.coordinator.signing_key in {pair.signing for pair in lineage(config.keys())}
         if ours and not (config.run_folder(signed.digest) / "state.db").exists():
             found.append((file, signed))
     return found

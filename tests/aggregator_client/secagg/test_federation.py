@@ -62,8 +62,10 @@ class Summing:
             return None
         storage = SimpleNamespace(federation=self.root / site.name)
         if context.kind in SUMMING:
-            invitation = SimpleNamespace(site=site.name, signing_key=self.coordinator.signing_public)
-            node = SimpleNamespace(config=SimpleNamespace(storage=storage), invitation=invitation, keys=site.keys)
+            trust = SimpleNamespace(present=SimpleNamespace(signing=self.coordinator.signing_public))
+            invitation = SimpleNamespace(site=site.name)
+            config = SimpleNamespace(storage=storage)
+            node = SimpleNamespace(config=config, invitation=invitation, keys=site.keys, trust=trust)
             head = {"v": messages.VERSION, "request": request.digest(), "kind": messages.ANSWERS[context.kind]}
             made = stages.answer(node, self.project.document, context, request, head)
             self.sums.setdefault((context.kind, context.round), {})[site.name] = made
