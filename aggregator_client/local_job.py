@@ -24,6 +24,7 @@ from aggregator_client.node import Node
 from aggregator_client.project import ProjectDocument
 from aggregator_client.schedule import round_lr
 from aggregator_client.sealing import Context
+from aggregator_client.training_log import TrainingLog
 from dicom_node.records import Catalogue
 from trainer import weights
 from trainer.spec import JobSpec
@@ -54,8 +55,15 @@ class LocalJob:
             return Message({**head, "run": self.run_id, "kind": "outputs", **facts}, parts)
         spec = self._spec(work)
         started = time.monotonic()
-        result = self._result(work, spec)
+        self._log = TrainingLog(self.node.config, self.document, self.context)
+        try:
+            result = self._result(work, spec)
+            self._log.finished(result, work / "out")
+        finally:
+            self._log.ended()
         loss, metrics = result.get("loss"), result.get("metrics")
+        if metrics and result.get("worst_subgroup"):  # of cells large enough to be told
+            metrics = {**metrics, "worst_subgroup": result["worst_subgroup"]}
         head |= {
             "run": self.run_id,
             "samples": int(result["samples"]),
@@ -179,7 +187,9 @@ class LocalJob:
             facts = json.loads(line)
         except ValueError:
             return said
-        self.node.report(activity=facts.get("event"), step=facts.get("step"), steps=facts.get("steps"))
+        self._log.heard(facts)
+        drift = facts.get("warning") if facts.get("event") == "drift" else None
+        self.node.report(activity=facts.get("event"), step=facts.get("step"), steps=facts.get("steps"), drift=drift)
         return str(facts.get("message", said)) if facts.get("event") == "error" else said
 
     # -- what comes out -----------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -25,6 +25,11 @@ from dicom_node.database import connect, transaction
 from dicom_node.errors import InputError, RefusedError
 
 ROLES = ("viewer", "data-manager", "admin")  # each may do what those before it may
+# What a token may be confined to, of the node's console and of the coordinator's dashboard; a role's own limits hold beside it.
+SCOPES = (
+    "status", "studies", "projects", "decide", "egress", "training", "optout", "steer", "quarantine", "orthanc", "accounts",
+    "runs", "members",
+)  # fmt: skip
 IDLE_SECONDS = 30 * 60
 SESSION_SECONDS = 12 * 3600
 LOCK_AFTER = 5
@@ -45,16 +50,27 @@ def m001_accounts(db: Any) -> None:
     db["tokens"].create({"digest": str, "name": str, "role": str, "at": float, "by": str}, pk="digest")
 
 
+@migrations()
+def m002_scopes(db: Any) -> None:
+    """A token's scopes, separated by spaces; none means everything its role may."""
+    db["tokens"].add_column("scopes", str, not_null_default="")
+
+
 @dataclass(frozen=True)
 class Account:
-    """Somebody who may ask, and how much. `name` is how the audit log calls them."""
+    """Somebody who may ask, and how much. `name` is how the audit log calls them; no `scopes` means all."""
 
     name: str
     role: str
+    scopes: frozenset[str] = frozenset()
 
     def may(self, role: str) -> bool:
         """Whether this one's role reaches `role`."""
         return ROLES.index(self.role) >= ROLES.index(role)
+
+    def within(self, scope: str) -> bool:
+        """Whether a token's scopes cover `scope`."""
+        return not self.scopes or scope in self.scopes
 
 
 class Accounts:
@@ -124,6 +140,10 @@ class Accounts:
             for r in self._db.execute("SELECT * FROM accounts ORDER BY name")
         ]
 
+    def note(self, kind: str, **facts: Any) -> None:
+        """Record what happened to somebody who has no account here."""
+        self._record(kind, **facts)
+
     def empty(self) -> bool:
         """Whether nobody has an account yet."""
         return self._db.execute("SELECT 1 FROM accounts LIMIT 1").fetchone() is None
@@ -164,20 +184,29 @@ class Accounts:
             self._db.execute("UPDATE sessions SET idle_until=? WHERE digest=?", (now + IDLE_SECONDS, digest))
         return Account(row["name"], row["role"])
 
-    def log_out(self, token: str) -> None:
-        self._db.execute("DELETE FROM sessions WHERE digest=?", (_digest(token),))
+    def log_out(self, token: str, by: str = "") -> None:
+        """End a session; `by` is whom the audit log names, when it is to be recorded."""
+        ended = self._db.execute("DELETE FROM sessions WHERE digest=?", (_digest(token),)).rowcount
+        if ended and by:
+            self._record("logout", by=by)
 
     # -- tokens for scripts -------------------------------------------------------------------------------------------
 
-    def add_token(self, name: str, role: str, by: str) -> str:
-        """A token for a script, shown once. Raises InputError, RefusedError when the name is taken."""
+    def add_token(self, name: str, role: str, by: str, scopes: Sequence[str] = ()) -> str:
+        """A token for a script, shown once; no `scopes` means all its role may. Raises InputError, RefusedError."""
         _check(name, role)
+        unknown = sorted(set(scopes) - set(SCOPES))
+        if unknown:
+            raise InputError(f"{unknown[0]!r} is no scope: choose among {', '.join(SCOPES)}.")
         token = secrets.token_urlsafe(32)
         with transaction(self._db) as db:
             if db.execute("SELECT 1 FROM tokens WHERE name=?", (name,)).fetchone():
                 raise RefusedError(f"A token named {name} exists already: remove it first, or choose another name.")
-            db.execute("INSERT INTO tokens VALUES(?,?,?,?,?)", (_digest(token), name, role, self._clock(), by))
-        self._record("token.added", token=name, role=role, by=by)
+            db.execute(
+                "INSERT INTO tokens(digest, name, role, at, by, scopes) VALUES(?,?,?,?,?,?)",
+                (_digest(token), name, role, self._clock(), by, " ".join(sorted(set(scopes)))),
+            )
+        self._record("token.added", token=name, role=role, scopes=sorted(set(scopes)), by=by)
         return token
 
     def remove_token(self, name: str, by: str) -> None:
@@ -187,12 +216,12 @@ class Accounts:
         self._record("token.removed", token=name, by=by)
 
     def tokens(self) -> list[dict[str, Any]]:
-        return [dict(row) for row in self._db.execute("SELECT name, role, at, by FROM tokens ORDER BY name")]
+        return [dict(row) for row in self._db.execute("SELECT name, role, at, by, scopes FROM tokens ORDER BY name")]
 
     def token(self, token: str) -> Account | None:
         """Whose token this is."""
-        row = self._db.execute("SELECT name, role FROM tokens WHERE digest=?", (_digest(token),)).fetchone()
-        return Account(row["name"], row["role"]) if row else None
+        row = self._db.execute("SELECT name, role, scopes FROM tokens WHERE digest=?", (_digest(token),)).fetchone()
+        return Account(row["name"], row["role"], frozenset(row["scopes"].split())) if row else None
 
     # -- within -------------------------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sqlite3
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -89,6 +90,11 @@ class AuditLog:
     def close(self) -> None:
         self._db.close()
 
+    @property
+    def connection(self) -> sqlite3.Connection:
+        """For watching whether others append (PRAGMA data_version)."""
+        return self._db
+
     def append(self, kind: str, **facts: Any) -> AuditRecord:
         """Append one record and return it once it is on disk. Facts must be JSON values (no NaN)."""
         facts = json.loads(json.dumps(facts, allow_nan=False))
@@ -108,6 +114,25 @@ class AuditLog:
         )
         for row in rows:
             yield AuditRecord(row["seq"], row["at"], row["kind"], json.loads(row["facts"]), row["prev"], row["hash"])
+
+    def newest(self, kind: str, limit: int, offset: int = 0) -> list[AuditRecord]:
+        """The newest records of one kind, newest first."""
+        rows = self._db.execute(
+            "SELECT * FROM records WHERE kind = ? ORDER BY seq DESC LIMIT ? OFFSET ?", (kind, limit, offset)
+        )
+        return [
+            AuditRecord(row["seq"], row["at"], row["kind"], json.loads(row["facts"]), row["prev"], row["hash"])
+            for row in rows
+        ]
+
+    def sums(self, kind: str, fact: str, by: str) -> dict[str, tuple[int, int]]:
+        """{value of the fact `by`: (how many records of the kind, the sum of `fact` over them)}."""
+        rows = self._db.execute(
+            "SELECT json_extract(facts, ?2), count(*), coalesce(sum(json_extract(facts, ?3)), 0) FROM records"
+            " WHERE kind = ?1 GROUP BY 1",
+            (kind, f"$.{by}", f"$.{fact}"),
+        )
+        return {str(row[0] or ""): (int(row[1]), int(row[2])) for row in rows}
 
     def head(self) -> tuple[int, str]:
         """Number and hash of the newest record: note it elsewhere to prove later that nothing was taken off the end."""

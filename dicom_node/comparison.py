@@ -42,8 +42,18 @@ def compare(before: Dataset, after: Dataset) -> list[HeaderRow]:
 def picture(data: Dataset, widest: int = 0) -> bytes:
     """The first frame as PNG, bright = dense whatever its Photometric Interpretation; at most `widest` pixels wide (0: any).
 
-    Monochrome values are stretched over what the frame holds. Raises what pydicom raises for pixels it cannot decode.
+    Raises what pydicom raises for pixels it cannot decode.
     """
+    image = Image.fromarray(grey_levels(data))
+    if widest and image.width > widest:
+        image = image.resize((widest, max(1, image.height * widest // image.width)))
+    stream = io.BytesIO()
+    image.save(stream, "PNG", optimize=True)
+    return stream.getvalue()
+
+
+def grey_levels(data: Dataset) -> np.ndarray:
+    """The first frame as uint8 [rows, columns] or [rows, columns, 3]; monochrome is stretched over what the frame holds."""
     pixels = data.pixel_array
     if int(data.get("NumberOfFrames") or 1) > 1:
         pixels = pixels[0]
@@ -53,12 +63,7 @@ def picture(data: Dataset, widest: int = 0) -> bytes:
         values = (values - low) / max(high - low, 1.0) * 255
         if data.PhotometricInterpretation == "MONOCHROME1":
             values = 255 - values
-    image = Image.fromarray(values.clip(0, 255).astype(np.uint8))
-    if widest and image.width > widest:
-        image = image.resize((widest, max(1, image.height * widest // image.width)))
-    stream = io.BytesIO()
-    image.save(stream, "PNG", optimize=True)
-    return stream.getvalue()
+    return values.clip(0, 255).astype(np.uint8)
 
 
 Key = tuple[tuple[str, str], ...]

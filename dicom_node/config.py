@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ipaddress
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from dicom_node.errors import ConfigError
 
@@ -17,6 +19,32 @@ Seconds = Annotated[float, Field(gt=0)]
 
 class _Group(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def require_tls_beyond_loopback(host: str, certificate: Path | None, key: Path | None) -> None:
+    """ValueError when a console would be reachable from elsewhere without TLS, or has half of its TLS files."""
+    if (certificate is None) != (key is None):
+        raise ValueError("tls_certificate and tls_key belong together; set both")
+    if certificate is None and not is_loopback(host):
+        raise ValueError(f"host {host} is reachable from elsewhere; set tls_certificate and tls_key, or keep 127.0.0.1")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches `host`."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _safe_address(url: str) -> bool:
+    """https, or http on this machine."""
+    parts = urlsplit(url)
+    return bool(parts.hostname) and (
+        parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname or ""))
+    )
 
 
 class NodeSettings(_Group):
@@ -65,8 +93,6 @@ class DicomSettings(_Group):
     @field_validator("allowed_networks")
     @classmethod
     def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        import ipaddress
-
         for network in value:
             ipaddress.ip_network(network, strict=False)
         return value
@@ -113,11 +139,56 @@ class PolicySettings(_Group):
     paused: bool = False
 
 
+class OidcSettings(_Group):
+    """Log-in through an OpenID Connect provider. `roles` says which values of the claim give which role."""
+
+    issuer: str = ""
+    client_id: str = "fedpacs"
+    client_secret_file: Path | None = None
+    public_url: str = ""
+    name_claim: str = "preferred_username"
+    roles_claim: str = "groups"
+    roles: dict[Literal["viewer", "data-manager", "admin"], tuple[str, ...]] = {}
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.issuer and not _safe_address(self.issuer):
+            raise ValueError("issuer must be https:// (http:// only on this machine)")
+        if self.issuer and not (_safe_address(self.public_url) and self.roles):
+            raise ValueError("needs public_url (where browsers find this console) and roles beside issuer")
+        return self
+
+
+class ProxySettings(_Group):
+    """Log-in by the headers of a reverse proxy that authenticates people, believed from these addresses alone."""
+
+    addresses: tuple[str, ...] = ()
+    user_header: str = "X-Remote-User"
+    role_header: str = "X-Remote-Role"
+
+    @field_validator("addresses")
+    @classmethod
+    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for network in value:
+            ipaddress.ip_network(network, strict=False)
+        return value
+
+
 class WebSettings(_Group):
     host: str = "127.0.0.1"
     port: Port = 8080
     token_file: Path = Path("keys/api.token")
     unix_socket: Path | None = None
+    names: tuple[str, ...] = ()
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    oidc: OidcSettings = OidcSettings()
+    proxy: ProxySettings = ProxySettings()
+
+    @model_validator(mode="after")
+    def _guarded(self) -> Self:
+        require_tls_beyond_loopback(self.host, self.tls_certificate, self.tls_key)
+        return self
 
 
 class FederationSettings(_Group):
@@ -220,7 +291,8 @@ def _sentence(file: Path, errors: Iterable[Any]) -> str:
     if first["type"] == "extra_forbidden":
         return f"{file}: unknown key {key}: remove it, or see the commented node.toml that `fedpacs node init` writes."
     message = first["msg"].removeprefix("Value error, ")
-    return f"{file}: {key} = {first['input']!r} is wrong: {message[:1].lower()}{message[1:]}; mend the value."
+    given = "" if isinstance(first["input"], dict) else f" = {first['input']!r}"
+    return f"{file}: {key}{given} is wrong: {message[:1].lower()}{message[1:]}; mend the value."
 
 
 def _absolute(config: NodeConfig) -> NodeConfig:

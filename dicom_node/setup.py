@@ -69,10 +69,16 @@ require_labels = false
 paused = false
 
 [web]
-host = "127.0.0.1"                  # keep on loopback unless TLS stands in front
+host = "127.0.0.1"                  # anything but loopback needs the two files below
 port = {http_port}
 token_file = "keys/api.token"
 # unix_socket = "run/console.sock"   # a second door, for an Orthanc on this machine (Url "unix:///...")
+# tls_certificate = "keys/console.crt"
+# tls_key = "keys/console.key"
+names = []                          # further host names the console answers to, e.g. behind a reverse proxy
+# log-in through the hospital's OpenID Connect provider, or by a reverse proxy's headers: docs/console.md
+# oidc = {{ issuer = "https://login.example/realms/x", public_url = "https://node.example", roles = {{ admin = ["pacs"] }} }}
+# proxy = {{ addresses = ["127.0.0.1/32"], user_header = "X-Remote-User", role_header = "X-Remote-Role" }}
 
 [federation]
 coordinator = ""                    # "https://coordinator.example:9092"; "" stays out of any federation

@@ -85,6 +85,12 @@ def remove(name: NameArgument, config: ConfigOption = None, by: ByOption = None)
 def token(
     name: NameArgument,
     role: RoleOption = "viewer",
+    scope: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--scope", help="Confine it to this part of the REST interface; repeatable [default: all of its role]."
+        ),
+    ] = None,
     remove: Annotated[bool, typer.Option("--remove", help="Take the token back instead.")] = False,
     config: ConfigOption = None,
     by: ByOption = None,
@@ -95,7 +101,7 @@ def token(
             accounts.remove_token(name, by or getpass.getuser())
             print(f"The token {name} is good for nothing now.")
         else:
-            print(accounts.add_token(name, role, by or getpass.getuser()))
+            print(accounts.add_token(name, role, by or getpass.getuser(), scope or ()))
 
 
 @app.command("list")

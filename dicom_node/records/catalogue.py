@@ -162,6 +162,15 @@ class Catalogue:
         with transaction(self._db) as db:
             db.executemany("INSERT OR IGNORE INTO uses(project, round, study_uid, at) VALUES(?, ?, ?, ?)", rows)
 
+    @property
+    def connection(self) -> sqlite3.Connection:
+        """For watching whether others write (PRAGMA data_version)."""
+        return self._db
+
+    def used(self) -> int:
+        """How many studies took part in a round."""
+        return int(self._db.execute("SELECT count(DISTINCT study_uid) FROM uses").fetchone()[0])
+
     def rounds_of(self, study_uid: str) -> list[tuple[str, int]]:
         """(project digest, round) of every round that used a study."""
         rows = self._db.execute("SELECT project, round FROM uses WHERE study_uid = ? ORDER BY at, round", (study_uid,))

@@ -1,98 +1,71 @@
-"""The routes of the node's REST interface and console (FastAPI).
+"""The application of one node: REST interface (dicom_node.web.rest) and console (dicom_node.web.pages and its siblings).
 
     GET  /health                         {"status": "ok"}; the only route without a token
-    POST /login, /logout                 sessions of the console; the role each route needs stands in RIGHTS
-    /pages/...                           studies, quarantine, accounts: dicom_node.web.pages
-    GET  /                               the console; ?study=ORTHANC-ID adds one study
-    GET  /status                         pipeline, senders, disk, oldest waiting study, processes, last error
-    GET  /studies?state=&limit=&offset=  de-identified studies with labels and rounds
-    GET  /projects                       projects and decisions
-    POST /projects/DIGEST/approve|reject {"reason"}          audited with the caller's name
-    GET  /egress                         what left the hospital, newest first
-    GET  /optout                         how many; POST /optout {"patient_id", "reason"}, POST /optout/remove
-    POST /pause {"reason"} · /resume
-    POST /orthanc/offer                  a hint of the plugin: {"studies": [ids], "everything": bool}
-    GET  /orthanc/studies/ID             state of one study of Orthanc; POST .../exclude|include
-    GET  /metrics                        Prometheus
+    GET  /openapi.json                   the REST interface, described (OpenAPI 3.1)
+    GET  /events                         server-sent: "changed" when something that a page shows has changed
+    GET|POST /login, /login/oidc, POST /logout
 
-Errors are {"error": one sentence}. Everything is read on the event loop, from SQLite, in milliseconds; what asks Orthanc
-runs in a thread.
+Errors are {"error": one sentence}. Everything is read on the event loop, from SQLite, in milliseconds; what asks Orthanc, a peer
+or another process runs in a thread.
 """
 
 from __future__ import annotations
 
-import asyncio
-import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import asdict
-from pathlib import Path as FilePath
-from typing import Annotated, Any
+from pathlib import Path
 
-from fastapi import Body, FastAPI, Path, Query, Request
+from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi.responses import JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
 from fastapi.templating import Jinja2Templates
-from pydantic import BaseModel, ConfigDict, Field
 
 from dicom_node import optout
 from dicom_node.accounts import Accounts
 from dicom_node.audit import AuditLog
 from dicom_node.config import NodeConfig
 from dicom_node.errors import ConfigError, InputError, NodeError, RefusedError, UnreachableError
-from dicom_node.orthanc_reader.connect import wake_file
-from dicom_node.pause import pause, resume
 from dicom_node.vault import Vault
-from dicom_node.web import orthanc_study, pages, projects
+from dicom_node.web import pages, project_pages, rest, work_pages
+from dicom_node.web.api import PROBLEMS
+from dicom_node.web.events import Changes
 from dicom_node.web.login import add_sessions
-from dicom_node.web.metrics import exposition
+from dicom_node.web.oidc import Oidc
+from dicom_node.web.page import render
 from dicom_node.web.security import COOKIE, STATIC, Guard, GuardMiddleware, Rights
+from dicom_node.web.verifier import Verifier
 from dicom_node.web.view import NodeView
+from dicom_node.web.words import teach
 
-_HERE = FilePath(__file__).parent
+_TEMPLATES = Path(__file__).parent / "templates"
 _STATUS = {InputError: 400, RefusedError: 409, UnreachableError: 502}
 
-_STUDY = r"/orthanc/studies/[^/]+"
 RIGHTS: Rights = (
+    *rest.RIGHTS,
     *pages.RIGHTS,
-    ("GET", rf"/|/status|/studies|/projects|/egress|/metrics|{_STUDY}", "viewer"),
+    *project_pages.RIGHTS,
+    *work_pages.RIGHTS,
+    ("GET", "/openapi.json|/events", "viewer", "status"),
     ("POST", "/logout", "viewer"),
-    ("GET", "/optout", "data-manager"),
-    ("POST", rf"/optout(/remove)?|/orthanc/offer|{_STUDY}/(exclude|include)", "data-manager"),
 )
-
-Digest = Annotated[str, Path(pattern="^[0-9a-f]{64}$")]
-OrthancId = Annotated[str, Path(pattern="^[0-9a-f]{8}(-[0-9a-f]{8}){4}$")]
-
-
-class Reason(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-    reason: str = Field(default="", max_length=500)
-
-
-class Decision(Reason):
-    role: str = Field(default="", max_length=100)
-
-
-class OptOutRequest(Reason):
-    patient_id: str = Field(min_length=1, max_length=64)
-
-
-class Offer(BaseModel):
-    """`studies` are Orthanc's ids."""
-
-    model_config = ConfigDict(extra="forbid")
-    studies: list[Annotated[str, Field(pattern="^[0-9a-f]{8}(-[0-9a-f]{8}){4}$")]] = Field(default=[], max_length=1000)
-    everything: bool = False
 
 
 def create_app(config: NodeConfig) -> FastAPI:
-    """The application of one node. Raises ConfigError when the token file cannot be read."""
-    # cookies know no ports: two nodes on one machine must not log each other's people out
+    """The application of one node. Raises ConfigError when the token or a secret cannot be read."""
     token, audit = read_token(config), AuditLog(config.storage.audit)
     accounts = Accounts(config.storage.accounts, audit.append)
-    guard = Guard(token, {config.web.host}, accounts, RIGHTS, cookie=f"{COOKIE}_{config.web.port}")
+    web = config.web
+    guard = Guard(
+        token,
+        {web.host, *web.names},
+        accounts,
+        RIGHTS,
+        # cookies know no ports: two nodes on one machine must not log each other's people out
+        cookie=f"{COOKIE}_{web.port}",
+        proxy=web.proxy,
+        secure=web.tls_certificate is not None,
+    )
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -102,17 +75,19 @@ def create_app(config: NodeConfig) -> FastAPI:
         for part in (app.state.view, app.state.optouts, app.state.vault, accounts, audit):
             part.close()
 
-    app = FastAPI(title="fedpacs node", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
-    app.state.config, app.state.guard, app.state.words = config, guard, {}
-    app.state.templates = Jinja2Templates(_HERE / "templates")
+    app = FastAPI(
+        title="fedpacs node", version="1", docs_url=None, redoc_url=None, lifespan=lifespan, responses=PROBLEMS
+    )
+    app.state.config, app.state.guard, app.state.audit = config, guard, audit
+    app.state.templates = teach(Jinja2Templates(_TEMPLATES))
+    app.state.verifier = Verifier(config.storage.audit)
     app.mount("/static", StaticFiles(directory=STATIC))
     _add_errors(app)
-    _add_pages(app)
-    add_sessions(app, guard, f"fedpacs node {config.node.name}", config.web.token_file.name)
-    _add_reading(app)
-    _add_changes(app)
-    _add_orthanc(app)
-    pages.add_pages(app)
+    _add_events(app)
+    oidc = Oidc(web.oidc, config.root) if web.oidc.issuer else None
+    add_sessions(app, guard, f"fedpacs node {config.node.name}", web.token_file.name, oidc)
+    for part in (rest, pages, project_pages, work_pages):
+        part.add_routes(app)
     app.add_middleware(GuardMiddleware, guard=guard)
     return app
 
@@ -134,8 +109,10 @@ def read_token(config: NodeConfig) -> str:
 
 def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(NodeError)
-    async def node_error(request: Request, error: NodeError) -> JSONResponse:
+    async def node_error(request: Request, error: NodeError) -> Response:
         status = next((code for kind, code in _STATUS.items() if isinstance(error, kind)), 500)
+        if request.url.path.startswith("/pages/") and request.method == "GET":
+            return render(app, request, "problem.html", status, problem=str(error))
         return JSONResponse({"error": str(error)}, status_code=status)
 
     @app.exception_handler(RequestValidationError)
@@ -146,146 +123,12 @@ def _add_errors(app: FastAPI) -> None:
         return JSONResponse({"error": f"{place}: {first['msg']}"}, status_code=422)
 
 
-def _add_pages(app: FastAPI) -> None:
-    templates: Jinja2Templates = app.state.templates
-    config: NodeConfig = app.state.config
+def _add_events(app: FastAPI) -> None:
+    async def fingerprint() -> str:
+        return str(app.state.view.fingerprint())
 
-    @app.get("/", response_class=HTMLResponse)
-    async def home(
-        request: Request, study: Annotated[str, Query(pattern="^([0-9a-f]{8}(-[0-9a-f]{8}){4})?$")] = ""
-    ) -> Response:
-        view: NodeView = app.state.view
-        shown = None
-        if study and config.orthanc.sources:
-            shown = await _orthanc_state(app, study)
-        values = {
-            "up": "",
-            "node": config.node.name,
-            "status": view.status(),
-            "projects": await _with_words(app, view.projects()),
-            "egress": view.egress(50),
-            "audit": view.audit_head(),
-            "caller": request.state.caller,
-            "embedded": request.headers.get("x-fedpacs-via") == "orthanc",
-            "study": shown,
-        }
-        return templates.TemplateResponse(request, "home.html", values)
+    changes = Changes(fingerprint)
 
-
-def _add_reading(app: FastAPI) -> None:
-    @app.get("/health")
-    async def health() -> dict[str, Any]:
-        return {"status": "ok", "node": app.state.config.node.name}
-
-    @app.get("/status")
-    async def status() -> dict[str, Any]:
-        facts: dict[str, Any] = app.state.view.status()
-        return facts
-
-    @app.get("/studies")
-    async def studies(
-        state: Annotated[str | None, Query(pattern="^(eligible|excluded|withdrawn)$")] = None,
-        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-        offset: Annotated[int, Query(ge=0)] = 0,
-    ) -> dict[str, Any]:
-        return {"studies": app.state.view.studies(state, limit, offset)}
-
-    @app.get("/projects")
-    async def list_projects() -> dict[str, Any]:
-        return {"projects": app.state.view.projects()}
-
-    @app.get("/egress")
-    async def egress(limit: Annotated[int, Query(ge=1, le=1000)] = 200) -> dict[str, Any]:
-        return {"egress": app.state.view.egress(limit)}
-
-    @app.get("/metrics")
-    async def metrics() -> Response:
-        view: NodeView = app.state.view
-        total = sum(int(r.facts.get("bytes", 0)) for r in view.audit.records("egress"))
-        text = exposition(view.status(), total, view.audit_head()["records"])
-        return Response(text, media_type="text/plain; version=0.0.4")
-
-
-def _add_changes(app: FastAPI) -> None:
-    config: NodeConfig = app.state.config
-
-    @app.post("/projects/{digest}/{decision}")
-    async def decide(
-        request: Request,
-        digest: Digest,
-        decision: Annotated[str, Path(pattern="^(approve|reject)$")],
-        body: Annotated[Decision, Body()] = Decision(),
-    ) -> dict[str, Any]:
-        by = request.state.caller.name
-        await asyncio.to_thread(projects.decide, config, digest, decision, by, body.role, body.reason)
-        record = app.state.view.projects_table.get(digest)
-        return {"digest": digest, "state": record.state, "by": record.decided_by}
-
-    @app.get("/optout")
-    async def optouts() -> dict[str, Any]:
-        return {"optouts": len(app.state.optouts.list())}
-
-    @app.post("/optout")
-    async def opt_out(request: Request, body: OptOutRequest) -> dict[str, Any]:
-        return {"withdrawn": optout.opt_out(config, body.patient_id, request.state.caller.name)}
-
-    @app.post("/optout/remove")
-    async def opt_in(request: Request, body: OptOutRequest) -> dict[str, Any]:
-        return {"readmitted": optout.opt_in(config, body.patient_id, request.state.caller.name)}
-
-    @app.post("/pause")
-    async def pause_node(request: Request, body: Annotated[Reason, Body()] = Reason()) -> dict[str, Any]:
-        return {"paused": True, "changed": pause(config, request.state.caller.name, body.reason)}
-
-    @app.post("/resume")
-    async def resume_node(request: Request, body: Annotated[Reason, Body()] = Reason()) -> dict[str, Any]:
-        return {"paused": False, "changed": resume(config, request.state.caller.name)}
-
-
-def _add_orthanc(app: FastAPI) -> None:
-    config: NodeConfig = app.state.config
-
-    @app.post("/orthanc/offer")
-    async def offer(body: Annotated[Offer, Body()] = Offer()) -> dict[str, Any]:
-        """Only a hint: the reader is woken, and what it should take it finds in Orthanc's own log."""
-        if not config.orthanc.sources:
-            raise RefusedError(f"{config.path}: [orthanc] url is not set, so this node follows no Orthanc; set it.")
-        _touch(wake_file(config.storage.run))
-        return {"noted": len(body.studies)}
-
-    @app.get("/orthanc/studies/{orthanc_id}")
-    async def study(orthanc_id: OrthancId) -> dict[str, Any]:
-        return asdict(await _orthanc_state(app, orthanc_id))
-
-    @app.post("/orthanc/studies/{orthanc_id}/{action}")
-    async def change(
-        request: Request,
-        orthanc_id: OrthancId,
-        action: Annotated[str, Path(pattern="^(exclude|include)$")],
-        body: Annotated[Reason, Body()] = Reason(),
-    ) -> dict[str, Any]:
-        by = request.state.caller.name
-        act = {"exclude": orthanc_study.exclude, "include": orthanc_study.include}[action]
-        return {"studies": await asyncio.to_thread(act, config, orthanc_id, by)}
-
-
-async def _with_words(app: FastAPI, listed: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The projects with their plain words; a document never changes under its digest, so each is asked for once."""
-    words: dict[str, str] = app.state.words
-    for project in listed:
-        digest = project["digest"]
-        if digest not in words:
-            words[digest] = await asyncio.to_thread(projects.plain_words, app.state.config, digest)
-        project["words"] = words[digest]
-    return listed
-
-
-async def _orthanc_state(app: FastAPI, orthanc_id: str) -> orthanc_study.StudyState:
-    state = app.state
-    study = await asyncio.to_thread(orthanc_study.fetch, state.config, orthanc_id)
-    return orthanc_study.state(state.view, state.vault, state.optouts, orthanc_id, study)
-
-
-def _touch(path: FilePath) -> None:
-    path.touch()
-    os.utime(path)
+    @app.get("/events", include_in_schema=False)
+    async def events(request: Request) -> Response:
+        return changes.stream(request)

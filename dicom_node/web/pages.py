@@ -1,12 +1,11 @@
-"""The console's further pages: studies, one study before and after, quarantine, accounts.
+"""The console's pages: home, studies, one study before and after, quarantine, accounts.
 
+GET  /?study=ORTHANC-ID                    home; one study of Orthanc beside it
 GET  /pages/studies?state=&q=&page=        de-identified studies, by time, searched by UID, pseudonym or modality
 GET  /pages/studies/UID[?instance=N]       one study; with an instance, before and after (data-manager, audited)
 GET  /pages/studies/UID/N/before|after     its picture (data-manager)
 GET  /pages/quarantine                     what is set aside and why (data-manager)
-POST /quarantine/release {"numbers", "reason"}   once more through de-identification (data-manager)
-POST /quarantine/purge {"numbers", "reason"}     erased (admin)
-GET  /pages/accounts                       who may log in (admin); POST /accounts, /accounts/role, /accounts/remove
+GET  /pages/accounts                       who may log in (admin)
 """
 
 from __future__ import annotations
@@ -14,92 +13,58 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated, Any
 
-from fastapi import Body, FastAPI, Path, Query, Request
+from fastapi import FastAPI, Path, Query, Request
 from fastapi.responses import HTMLResponse, Response
-from pydantic import BaseModel, ConfigDict, Field
 
 from dicom_node.accounts import MIN_PASSWORD, ROLES
 from dicom_node.errors import InputError, RefusedError
 from dicom_node.quarantine import Quarantine
-from dicom_node.scu import Peer, echo
+from dicom_node.web import project_pages
+from dicom_node.web.page import embedded, render
+from dicom_node.web.rest import orthanc_state
 from dicom_node.web.security import Rights
 from dicom_node.web.study_page import Comparer, Comparison
+from dicom_node.web.view import NodeView
 
 PAGE = 50
 _UID = r"[0-9.]{1,64}"
 StudyUid = Annotated[str, Path(pattern=f"^{_UID}$")]
 RIGHTS: Rights = (
-    ("GET", f"/pages/studies|/pages/studies/{_UID}", "viewer"),
+    ("GET", f"/|/pages/studies|/pages/studies/{_UID}", "viewer"),
     ("GET", f"/pages/studies/{_UID}/[0-9]+/(before|after)|/pages/quarantine", "data-manager"),
-    ("POST", "/echo|/quarantine/release", "data-manager"),
-    ("POST", "/quarantine/purge|/accounts|/accounts/(role|remove)", "admin"),
     ("GET", "/pages/accounts", "admin"),
 )
 
 
-class Numbers(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-    numbers: list[int] = Field(min_length=1, max_length=1000)
-    reason: str = Field(default="", max_length=500)
-
-
-class EchoRequest(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-    peer: str = Field(default="", max_length=300)
-
-
-class NewAccount(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-    name: str = Field(max_length=64)
-    role: str = Field(max_length=20)
-    password: str = Field(max_length=500)
-
-
-class AccountRole(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-    name: str = Field(max_length=64)
-    role: str = Field(default="", max_length=20)
-
-
-def add_pages(app: FastAPI) -> None:
+def add_routes(app: FastAPI) -> None:
     """Add the routes; the app's state holds config, view, vault, guard and templates."""
     app.state.comparer, app.state.comparing, app.state.compared = None, asyncio.Lock(), {}
-    _add_echo(app)
+    _add_home(app)
     _add_studies(app)
-    _add_quarantine(app)
-    _add_accounts(app)
+    _add_one_study(app)
+    _add_others(app)
 
 
-def up(request: Request) -> str:
-    """The way from a page to the console's root, relative, so that it holds behind any prefix."""
-    return "../" * (request.url.path.count("/") - 1)
+def _add_home(app: FastAPI) -> None:
+    config = app.state.config
 
-
-def _render(app: FastAPI, request: Request, name: str, **values: Any) -> Response:
-    common = {
-        "up": up(request),
-        "node": app.state.config.node.name,
-        "caller": request.state.caller,
-        "embedded": request.headers.get("x-fedpacs-via") == "orthanc",
-    }
-    page: Response = app.state.templates.TemplateResponse(request, name, {**common, **values})
-    return page
-
-
-def _add_echo(app: FastAPI) -> None:
-    dicom = app.state.config.dicom
-
-    @app.post("/echo")
-    async def verify(body: Annotated[EchoRequest, Body()] = EchoRequest()) -> dict[str, Any]:
-        """To a peer it tells whether the peer knows us; to ourselves, whether our port answers."""
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(dicom.host, dicom.host)
-        peer = Peer.parse(body.peer.strip()) if body.peer.strip() else Peer(dicom.ae_title, host, dicom.port)
-        report = await asyncio.to_thread(echo, peer, dicom.ae_title)
-        return {"said": f"{report.peer} answered C-ECHO in {report.echo_s * 1000:.0f} ms.", **report.__dict__}
+    @app.get("/", response_class=HTMLResponse, include_in_schema=False)
+    async def home(
+        request: Request, study: Annotated[str, Query(pattern="^([0-9a-f]{8}(-[0-9a-f]{8}){4})?$")] = ""
+    ) -> Response:
+        view: NodeView = app.state.view
+        shown = await orthanc_state(app, study) if study and config.orthanc.sources else None
+        listed = view.projects()
+        values: dict[str, Any] = {"status": view.status(), "study": shown, "projects": listed}
+        values["left"] = view.egress_total()
+        if embedded(request):  # there is only this one page in Orthanc
+            values |= {"projects": await project_pages.with_words(app, listed), "egress": view.egress(50)}
+            values["checked"] = await app.state.verifier.verdict()
+        return render(app, request, "home.html", **values)
 
 
 def _add_studies(app: FastAPI) -> None:
-    @app.get("/pages/studies", response_class=HTMLResponse)
+    @app.get("/pages/studies", response_class=HTMLResponse, include_in_schema=False)
     async def studies(
         request: Request,
         state: Annotated[str, Query(pattern="^(|eligible|excluded|withdrawn)$")] = "",
@@ -109,9 +74,11 @@ def _add_studies(app: FastAPI) -> None:
         found, total = app.state.view.catalogue.search(state or None, q.strip(), PAGE, (page - 1) * PAGE)
         pages = max(1, -(-total // PAGE))
         values = {"studies": found, "total": total, "state": state, "q": q, "page": page, "pages": pages}
-        return _render(app, request, "studies.html", **values)
+        return render(app, request, "studies.html", **values)
 
-    @app.get("/pages/studies/{study_uid}", response_class=HTMLResponse)
+
+def _add_one_study(app: FastAPI) -> None:
+    @app.get("/pages/studies/{study_uid}", response_class=HTMLResponse, include_in_schema=False)
     async def study(
         request: Request, study_uid: StudyUid, instance: Annotated[int | None, Query(ge=0, le=100_000)] = None
     ) -> Response:
@@ -124,9 +91,9 @@ def _add_studies(app: FastAPI) -> None:
                 compared = await _compare(app, study_uid, instance, caller.name)
             except RefusedError as error:
                 refusal = str(error)
-        return _render(app, request, "study.html", study=found, compared=compared, refusal=refusal)
+        return render(app, request, "study.html", study=found, compared=compared, refusal=refusal)
 
-    @app.get("/pages/studies/{study_uid}/{instance}/{side}")
+    @app.get("/pages/studies/{study_uid}/{instance}/{side}", include_in_schema=False)
     async def image(
         request: Request,
         study_uid: StudyUid,
@@ -154,45 +121,16 @@ async def _compare(app: FastAPI, study_uid: str, instance: int, by: str) -> Comp
         return compared
 
 
-def _add_quarantine(app: FastAPI) -> None:
-    config = app.state.config
-
-    @app.get("/pages/quarantine", response_class=HTMLResponse)
-    async def listed(request: Request) -> Response:
-        with Quarantine(config) as quarantine:
-            entries = quarantine.entries()
-        return _render(app, request, "quarantine.html", entries=entries)
-
-    @app.post("/quarantine/release")
-    async def release(request: Request, body: Annotated[Numbers, Body()]) -> dict[str, Any]:
-        with Quarantine(config) as quarantine:
-            return {"studies": quarantine.release(body.numbers, request.state.caller.name, body.reason)}
-
-    @app.post("/quarantine/purge")
-    async def purge(request: Request, body: Annotated[Numbers, Body()]) -> dict[str, Any]:
-        with Quarantine(config) as quarantine:
-            return {"purged": quarantine.purge(body.numbers, request.state.caller.name, body.reason)}
-
-
-def _add_accounts(app: FastAPI) -> None:
+def _add_others(app: FastAPI) -> None:
     accounts = app.state.guard.accounts
 
-    @app.get("/pages/accounts", response_class=HTMLResponse)
+    @app.get("/pages/quarantine", response_class=HTMLResponse, include_in_schema=False)
+    async def quarantined(request: Request) -> Response:
+        with Quarantine(app.state.config) as quarantine:
+            entries = quarantine.entries()
+        return render(app, request, "quarantine.html", entries=entries)
+
+    @app.get("/pages/accounts", response_class=HTMLResponse, include_in_schema=False)
     async def listed(request: Request) -> Response:
         values = {"accounts": accounts.all(), "tokens": accounts.tokens(), "roles": ROLES, "least": MIN_PASSWORD}
-        return _render(app, request, "accounts.html", **values)
-
-    @app.post("/accounts")
-    async def add(request: Request, body: Annotated[NewAccount, Body()]) -> dict[str, Any]:
-        accounts.add(body.name, body.role, body.password, request.state.caller.name)
-        return {"name": body.name, "role": body.role}
-
-    @app.post("/accounts/role")
-    async def change(request: Request, body: Annotated[AccountRole, Body()]) -> dict[str, Any]:
-        accounts.change(body.name, request.state.caller.name, role=body.role)
-        return {"name": body.name, "role": body.role}
-
-    @app.post("/accounts/remove")
-    async def remove(request: Request, body: Annotated[AccountRole, Body()]) -> dict[str, Any]:
-        accounts.remove(body.name, request.state.caller.name)
-        return {"removed": body.name}
+        return render(app, request, "accounts.html", **values)

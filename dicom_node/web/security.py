@@ -1,12 +1,14 @@
-"""Who may ask what of a console: token or session, a role for every route, same origin for changes, known host names.
+"""Who may ask what of a console: token, session or proxy, a role for every route, same origin for changes, known host names.
 
 bearer token     keys/api.token (the node's own: scripts, the plugin, Prometheus) or one made with `fedpacs node account
-                 token`, which has a role. The node's own alone may name a user on whose behalf it asks (X-Fedpacs-User), with
-                 a role (X-Fedpacs-Role), because Orthanc has checked that user's password.
-session cookie   from /login with name and password; HttpOnly, SameSite=Strict, kept on the server, ends after 30 idle minutes
-                 or 12 hours. A change also needs the header X-Fedpacs: 1 and the page's own origin (CSRF).
+                 token`, which has a role and may be confined to scopes. The node's own alone may name a user on whose behalf
+                 it asks (X-Fedpacs-User), with a role (X-Fedpacs-Role), because Orthanc has checked that user's password.
+session cookie   from /login with name and password, or from an OpenID Connect provider; HttpOnly, SameSite=Strict, kept on the
+                 server, ends after 30 idle minutes or 12 hours.
+proxy headers    user and role, believed only from the configured addresses of a reverse proxy that authenticates people.
+changes          from a session or a proxy need the header X-Fedpacs: 1 and the page's own origin (CSRF).
 role             viewer, data-manager, admin: what a route needs stands in one table; a route that is not in it needs an admin.
-host names       only loopback's and the configured one, so that a name rebound by DNS cannot reach us.
+host names       only loopback's and the configured ones, so that a name rebound by DNS cannot reach us.
 """
 
 from __future__ import annotations
@@ -14,7 +16,9 @@ from __future__ import annotations
 import hmac
 import re
 from collections.abc import Sequence
+from ipaddress import ip_address, ip_network
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -23,16 +27,17 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dicom_node.accounts import ROLES, Account, Accounts
+from dicom_node.config import ProxySettings
 
 COOKIE = "fedpacs_session"
 STATIC = Path(__file__).parent / "static"  # style, script and icon, open to everybody
 BODY_LIMIT = 64 * 1024
-OPEN_PATHS = re.compile(r"/health|/login|/static/[a-z]+\.(css|js|svg)")
+OPEN_PATHS = re.compile(r"/health|/login(/oidc(/callback)?)?|/static/[a-z]+\.(css|js|svg)")
 HEADERS = {
     "Cache-Control": "no-store",
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "SAMEORIGIN",
-    "Referrer-Policy": "no-referrer",
+    "Referrer-Policy": "same-origin",  # with no-referrer a browser calls even our own log-in form's origin "null"
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
         "form-action 'self'; base-uri 'none'; frame-ancestors 'self'"
@@ -40,7 +45,17 @@ HEADERS = {
 }
 
 
-Rights = Sequence[tuple[str, str, str]]  # method, pattern of the path, least role
+class Right(NamedTuple):
+    """What a route needs: `role` at least, and of a token that has scopes `scope`; a page is for people and has none."""
+
+    method: str
+    path: str
+    role: str
+    scope: str = ""
+
+
+Rights = Sequence[tuple[str, str, str] | tuple[str, str, str, str]]
+ADMIN_ONLY = Right("", "", "admin")
 
 
 def clean_name(name: str) -> str:
@@ -48,15 +63,44 @@ def clean_name(name: str) -> str:
     return re.sub(r"[^\w .@-]", "_", name).strip()[:64]
 
 
+class ProxyLogin:
+    """Believes a reverse proxy's headers when the connection comes from one of its addresses, and from nowhere else."""
+
+    def __init__(self, settings: ProxySettings) -> None:
+        self._networks = [ip_network(one, strict=False) for one in settings.addresses]
+        self._user, self._role = settings.user_header, settings.role_header
+
+    def caller(self, headers: Headers, client: str) -> Account | None:
+        """ "proxy:NAME"; a role that is none of ours is a viewer's."""
+        try:
+            known = any(ip_address(client) in network for network in self._networks)
+        except ValueError:  # a unix socket has no address
+            return None
+        user = clean_name(headers.get(self._user, ""))
+        if not known or not user:
+            return None
+        role = headers.get(self._role, "")
+        return Account(f"proxy:{user}", role if role in ROLES else "viewer")
+
+
 class Guard:
     """Decides on one request. `rights` are tried in order; what matches none of them needs an admin."""
 
     def __init__(
-        self, token: str, hosts: set[str], accounts: Accounts, rights: Rights = (), cookie: str = COOKIE
+        self,
+        token: str,
+        hosts: set[str],
+        accounts: Accounts,
+        rights: Rights = (),
+        cookie: str = COOKIE,
+        proxy: ProxySettings | None = None,
+        secure: bool = False,
     ) -> None:
-        self._token, self.accounts, self.cookie = token.encode(), accounts, cookie
+        """`secure`: the console is reached over TLS, so its cookies travel over nothing else."""
+        self._token, self.accounts, self.cookie, self.secure = token.encode(), accounts, cookie, secure
         self._hosts = {"127.0.0.1", "localhost", "::1"} | hosts
-        self._rights = [(method, re.compile(path), role) for method, path, role in rights]
+        self._proxy = ProxyLogin(proxy or ProxySettings())
+        self._rights = [(re.compile(one.path), one) for one in (Right(*given) for given in rights)]
 
     def refuse_host(self, headers: Headers) -> bool:
         return (urlsplit("//" + headers.get("host", "")).hostname or "") not in self._hosts
@@ -64,8 +108,8 @@ class Guard:
     def is_token(self, token: str) -> bool:
         return hmac.compare_digest(token.strip().encode(), self._token)
 
-    def caller(self, headers: Headers, cookies: dict[str, str]) -> Account | None:
-        """Who asks, as the audit log names them: "api", "token:NAME", "console:NAME" or "orthanc:NAME"."""
+    def caller(self, headers: Headers, cookies: dict[str, str], client: str = "") -> Account | None:
+        """Who asks, as the audit log names them: "api", "token:NAME", "console:NAME", "proxy:NAME" or "orthanc:NAME"."""
         scheme, _, token = headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer":
             if self.is_token(token):
@@ -74,16 +118,18 @@ class Guard:
                     Account(f"orthanc:{user}", role if role in ROLES else "viewer") if user else Account("api", "admin")
                 )
             script = self.accounts.token(token.strip())
-            return script and Account(f"token:{script.name}", script.role)
+            return script and Account(f"token:{script.name}", script.role, script.scopes)
         person = self.accounts.session(cookies.get(self.cookie, ""))
-        return person and Account(f"console:{person.name}", person.role)
+        if person is not None:
+            return Account(f"console:{person.name}", person.role)
+        return self._proxy.caller(headers, client)
 
-    def least_role(self, method: str, path: str) -> str:
+    def right(self, method: str, path: str) -> Right:
         """What a request of this kind needs."""
-        for verb, pattern, role in self._rights:
-            if verb == method and pattern.fullmatch(path):
-                return role
-        return "admin"
+        for pattern, right in self._rights:
+            if right.method == method and pattern.fullmatch(path):
+                return right
+        return ADMIN_ONLY
 
     def log_in(self, name: str, password: str) -> str:
         """A session's token. Before the first account is made, the node's own token is everybody's password.
@@ -91,6 +137,7 @@ class Guard:
         Raises RefusedError.
         """
         if self.accounts.empty() and self.is_token(password) and (known := clean_name(name)):
+            self.accounts.note("login", account=known, role="admin", token=True)
             return self.accounts.open_session(Account(known, "admin"))
         return self.accounts.log_in(name.strip(), password)
 
@@ -100,6 +147,10 @@ class Guard:
             return None
         if headers.get("x-fedpacs") != "1":
             return "a change needs the header X-Fedpacs: 1 or the bearer token"
+        return self.refuse_foreign(headers)
+
+    def refuse_foreign(self, headers: Headers) -> str | None:
+        """Why a request that another site made a browser send is refused, or None."""
         if headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
             return "a change from another site is refused"
         origin = headers.get("origin")
@@ -132,17 +183,23 @@ class GuardMiddleware:
             return _error(421, "this node answers to its own names only")
         if _too_large(request.headers):
             return _error(413, f"the request is larger than {BODY_LIMIT} bytes, or does not say how large it is")
-        request.state.caller = self.guard.caller(request.headers, request.cookies)
+        client = request.client.host if request.client else ""
+        request.state.caller = self.guard.caller(request.headers, request.cookies, client)
         if OPEN_PATHS.fullmatch(request.url.path):
-            return None
+            foreign = self.guard.refuse_foreign(request.headers) if request.method not in ("GET", "HEAD") else None
+            return _error(403, foreign) if foreign else None
         if request.state.caller is None:
             if request.method == "GET" and "text/html" in request.headers.get("accept", ""):
                 return RedirectResponse("../" * (request.url.path.count("/") - 1) + "login", status_code=303)
             return _error(401, "give the token of keys/api.token as Authorization: Bearer TOKEN")
         method = "GET" if request.method == "HEAD" else request.method
-        needed = self.guard.least_role(method, request.url.path)
-        if not request.state.caller.may(needed):
-            return _error(403, f"this needs the role {needed}; you are {request.state.caller.role}")
+        needed = self.guard.right(method, request.url.path)
+        if not request.state.caller.may(needed.role):
+            return _error(403, f"this needs the role {needed.role}; you are {request.state.caller.role}")
+        if not request.state.caller.within(needed.scope):
+            return _error(
+                403, f"this token is not for it: it lacks the scope {needed.scope or '(pages are for people)'}"
+            )
         if method != "GET":
             reason = self.guard.refuse_change(request.headers)
             if reason:

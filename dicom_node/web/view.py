@@ -1,14 +1,14 @@
 """What the console and the REST interface show: counts, states, decisions and egress; no identified value.
 
-Reads the node's databases and status files; the few changes it makes are in `actions`.
+Reads the node's databases and status files, and changes nothing.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import socket
 import time
-from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,13 @@ from typing import Any
 from dicom_node.audit import AuditLog
 from dicom_node.config import NodeConfig
 from dicom_node.orthanc_reader.ledger import Ledger, ledger_path
-from dicom_node.pause import is_paused
+from dicom_node.pause import is_paused, pause_facts
 from dicom_node.projects import ProjectRecord, Projects
 from dicom_node.records import Catalogue, StudyRecord
 from dicom_node.results import Results
 from dicom_node.spool import Spool
 from dicom_node.status import read_last_error
+from dicom_node.web import work
 
 _OUTCOMES = ("stored", "duplicate", "conflict", "quarantined")
 _NOT_TAKEN = (
@@ -44,6 +45,7 @@ class NodeView:
         sources = config.orthanc.sources
         self.ledgers = [Ledger(ledger_path(storage.spool), source.url.rstrip("/")) for source in sources]
         self.results = Results(config)
+        self.cards = work.Cards()
 
     def close(self) -> None:
         for each in (self.spool, self.catalogue, self.projects_table, self.audit, self.results):
@@ -59,12 +61,14 @@ class NodeView:
         return {
             "node": self.connection(),
             "paused": is_paused(self.config),
+            "pause": self.paused(),
             "pipeline": self._pipeline(stats.studies, stats.instances, counts),
             "reasons": self._reasons(),
             "senders": [
                 {
                     "ae_title": ae, "instances": c.get("stored", 0), **{k: c.get(k, 0) for k in _OUTCOMES},
-                    "bytes": c.get("bytes", 0), "not_taken": {k: v for k, v in sorted(c.items()) if k.startswith(_NOT_TAKEN)},
+                    "bytes": c.get("bytes", 0), "echoes": c.get("echo", 0),
+                    "not_taken": {k: v for k, v in sorted(c.items()) if k.startswith(_NOT_TAKEN)},
                     "last_seen": at,
                 }
                 for ae, c, at in self._senders(stats.peers)
@@ -77,9 +81,17 @@ class NodeView:
             "orthanc": self._orthanc(),
             "optouts": len(self.catalogue.withdrawn()),
             "processes": self._daemon().get("processes", {}),
+            "training": work.now(self.config),
+            "drift": work.drift(self.config),
+            "gpus": self.cards.latest(),
             "last_error": self._last_error(),
             "at": _iso(time.time()),
         }  # fmt: skip
+
+    def paused(self) -> dict[str, Any] | None:
+        """{by, reason, at} of a pause."""
+        facts = pause_facts(self.config)
+        return None if facts is None else {**facts, "at": _iso(facts.get("at"))}
 
     def connection(self) -> dict[str, Any]:
         """The four values for the PACS."""
@@ -94,10 +106,12 @@ class NodeView:
             "tls": dicom.tls_certificate is not None,
         }
 
-    @staticmethod
-    def _pipeline(studies: dict[str, int], instances: dict[str, int], counts: dict[str, int]) -> dict[str, int]:
+    def _pipeline(self, studies: dict[str, int], instances: dict[str, int], counts: dict[str, int]) -> dict[str, int]:
         return {
             "instances": sum(instances.values()),
+            "received": sum(studies.values()),
+            "complete": sum(studies.values()) - studies.get("receiving", 0),
+            "trained": self.catalogue.used(),
             "receiving": studies.get("receiving", 0),
             "waiting": studies.get("complete", 0),
             "deidentified": studies.get("deidentified", 0),
@@ -112,10 +126,11 @@ class NodeView:
 
     def _reasons(self) -> dict[str, int]:
         """Why studies were set aside, with how many, the commonest first."""
-        reasons: Counter[str] = Counter()
-        for state in ("excluded", "quarantined"):
-            reasons.update(f"{state}: {s.reason}" for s in self.spool.studies(state))
-        return dict(reasons.most_common(20))
+        rows = self.spool.db.execute(
+            "SELECT state || ': ' || reason, count(*) FROM studies WHERE state IN ('excluded', 'quarantined')"
+            " GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT 20"
+        )
+        return {str(reason): int(count) for reason, count in rows}
 
     def _refusing(self) -> bool:
         """Whether a receiver answers 0xA700 now, because the disk is below its watermark."""
@@ -180,18 +195,87 @@ class NodeView:
         """GET /projects."""
         return [_project(p) for p in self.projects_table.list()]
 
-    def egress(self, limit: int = 200) -> list[dict[str, Any]]:
+    def egress(self, limit: int = 200, offset: int = 0) -> list[dict[str, Any]]:
         """What left the hospital, newest first."""
         names = ("what", "project", "round", "recipient", "bytes", "sha256", "privacy")
-        records = [
-            {"seq": r.seq, "at": _iso(r.at), **{name: r.facts.get(name, "") for name in names}}
-            for r in self.audit.records("egress")
+        known = {project.digest: project.name for project in self.projects_table.list()}
+        return [
+            {
+                "seq": r.seq,
+                "at": _iso(r.at),
+                **{name: r.facts.get(name, "") for name in names},
+                "name": known.get(str(r.facts.get("project", "")), ""),
+                "spent": spent(r.facts.get("privacy")),
+            }
+            for r in self.audit.newest("egress", limit, offset)
         ]
-        return records[::-1][:limit]
+
+    def egress_total(self) -> dict[str, Any]:
+        """How many messages and bytes in all, and by project."""
+        sums = self.audit.sums("egress", "bytes", "project")
+        return {
+            "messages": sum(count for count, _ in sums.values()),
+            "bytes": sum(size for _, size in sums.values()),
+            "projects": {digest: {"messages": count, "bytes": size} for digest, (count, size) in sums.items()},
+        }
+
+    def ledger(self) -> list[dict[str, Any]]:
+        """Privacy budgets as charged at this node, by project: {"project", "name", "epsilon", "delta", "of", "rounds"}."""
+        known = {project.digest: project.name for project in self.projects_table.list()}
+        newest: dict[str, dict[str, Any]] = {}
+        for record in self.audit.newest("privacy.charged", 1000):
+            digest = str(record.facts.get("project", ""))
+            newest.setdefault(digest, {**record.facts, "name": known.get(digest, "")})
+        return list(newest.values())
+
+    def fingerprint(self) -> str:
+        """Changes when anything that a page shows changes; cheap enough to be asked for every second.
+
+        SQLite counts the commits of other connections (PRAGMA data_version); the status files are small. While a study waits, its
+        age is worth a new look now and then.
+        """
+        run = self.config.storage.run
+        versions = [
+            part.execute("PRAGMA data_version").fetchone()[0]
+            for part in (self.spool.db, self.catalogue.connection, self.audit.connection)
+        ]
+        waiting = self.spool.db.execute(
+            "SELECT 1 FROM studies WHERE state IN ('receiving', 'complete') LIMIT 1"
+        ).fetchone()
+        processes = {
+            name: (one.get("pid"), one.get("state"), one.get("restarts"))
+            for name, one in self._daemon().get("processes", {}).items()
+        }
+        files = [_stamp(run / name) for name in ("paused", "training.json", "federation.json")]
+        examples = [
+            _stamp(path) for path in sorted((self.config.storage.federation / "examples").glob("*/examples.json"))
+        ]
+        age = int(time.time() / 10) if waiting else 0
+        facts = [versions, processes, files, examples, read_last_error(run), age]
+        return hashlib.sha256(json.dumps(facts, default=str).encode()).hexdigest()[:16]
 
     def audit_head(self) -> dict[str, Any]:
         seq, digest = self.audit.head()
         return {"records": seq, "head": digest}
+
+
+def spent(privacy: Any) -> str:
+    """What a message's privacy settings come to, in a few words: the protection, and ε and δ where a budget was charged."""
+    if not isinstance(privacy, dict) or not privacy:
+        return ""
+    words = [str(privacy.get("mode", "")).replace("_", " ")]
+    budget = privacy.get("spent") or privacy.get("differential_privacy") or privacy
+    if isinstance(budget, dict) and isinstance(budget.get("epsilon"), int | float):
+        delta = budget.get("delta")
+        words.append(f"ε {budget['epsilon']:.3g}" + (f" (δ {delta:.0e})" if isinstance(delta, float) else ""))
+    return ", ".join(filter(None, words))
+
+
+def _stamp(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _study(study: StudyRecord) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urljoin
 
 import pytest
 from starlette.testclient import TestClient
@@ -134,23 +135,28 @@ def test_an_opt_out_withdraws_at_once_and_stores_no_number(client: TestClient, n
 
 def test_the_console_shows_the_four_values_and_what_left(client: TestClient, node: Bench) -> None:
     log_in(client, node)
-    page = client.get("/").text
-    for value in (
-        "FEDPACS",
-        "11112",
-        "any AE title from 127.0.0.0/8",
-        "console:Ada",
-        "1234",
-        "pneumonia",
-        "&lt;script&gt;",
-    ):
+    shown = {
+        "/": ("FEDPACS", "11112", "any AE title from 127.0.0.0/8", "console:Ada", "1.2 kB", "pneumonia"),
+        "/pages/left": ("1234 bytes", "update", "pneumonia", "coordinator", "Whole: ", node.digest[:12]),
+        f"/pages/projects/{node.digest}": ("&lt;script&gt;", "What leaves your hospital", "<code>fedpacs"),
+    }
+    for path, values in shown.items():
+        page = client.get(path).text
+        for value in values:
+            assert value in page, (path, value)
+        assert "<script>alert" not in page, "a project's words are words"
+        sources = re.findall(r'(?:src|href|action|data-post|data-events)="([^"]*)"', page)
+        assert sources and not [s for s in sources if "//" in s], "no other host is asked"
+        assert "style=" not in page and "onclick" not in page, "the policy allows no inline code"
+        for source in re.findall(r'(?:src|href)="([^"#]*)"', page):
+            assert client.get(urljoin(path, source)).status_code == 200, source
+
+
+def test_inside_orthanc_one_page_shows_all(client: TestClient, node: Bench) -> None:
+    page = client.get("/", headers={"X-Fedpacs-Via": "orthanc"}).text
+    for value in ("1.2 kB", "pneumonia", "What leaves your hospital", f'data-post="projects/{node.digest}/approve"'):
         assert value in page, value
-    assert "<script>alert" not in page, "a project's words are words"
-    sources = re.findall(r'(?:src|href|action)="([^"]*)"', page)
-    assert sources and not [s for s in sources if "//" in s], "no other host is asked"
-    assert "style=" not in page and "onclick" not in page, "the policy allows no inline code"
-    for source in sources:
-        assert client.get("/" + source).status_code == 200, source
+    assert "pages/" not in page and "data-events" not in page, "the plugin passes neither on"
 
 
 def test_metrics_can_be_scraped(client: TestClient, node: Bench) -> None:
