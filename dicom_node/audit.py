@@ -154,13 +154,17 @@ class AuditLog:
 
     def require_whole(self) -> Verdict:
         """The verdict when the chain is whole; IntegrityError naming the first broken link when not."""
-        verdict = self.verify()
-        if not verdict.ok:
-            raise IntegrityError(
-                f"The audit log {self.path} is broken at record {verdict.first_broken}: {verdict.reason};"
-                " restore it from a backup and find out who changed it."
-            )
-        return verdict
+        return require_whole(self.verify(), self.path)
+
+
+def require_whole(verdict: Verdict, path: Path) -> Verdict:
+    """A verdict on the log at `path` when it is good. Raises IntegrityError naming the first broken record."""
+    if not verdict.ok:
+        raise IntegrityError(
+            f"The audit log {path} is broken at record {verdict.first_broken}: {verdict.reason};"
+            " restore it from a backup and find out who changed it."
+        )
+    return verdict
 
 
 def _fault(row: Any, seq: int, prev: str) -> str:

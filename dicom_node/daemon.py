@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from dicom_node.audit import AuditLog
+from dicom_node.audit_checkpoint import sign_checkpoint
 from dicom_node.config import NodeConfig
 from dicom_node.errors import ConfigError, RefusedError, StorageError
 from dicom_node.service import up_file
@@ -130,11 +131,13 @@ def run(config: NodeConfig, announce: Callable[[str], None] | None = None) -> in
         require_free_ports(config)
         audit = AuditLog(config.storage.audit)
         audit.append("node.started", name=config.node.name, ae_title=config.dicom.ae_title, pid=os.getpid())
+        sign_checkpoint(audit, config.storage.keys)
         node = Node(config, announce or _say)
         try:
             return node.run()
         finally:
             audit.append("node.stopped", name=config.node.name, seconds=round(time.time() - node.started))
+            sign_checkpoint(audit, config.storage.keys)
             status = {**node._status(), "ready": False, "stopped": True}
             write_json(config.storage.run / "status.json", status)
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import getpass
 import hashlib
 import json
+import re
 import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from dicom_node.audit import AuditLog
+from dicom_node import audit_checkpoint, audit_export
+from dicom_node.audit import AuditLog, require_whole
 from dicom_node.cli.output import ConfigOption, JsonOption, find_config, print_json, print_table
 from dicom_node.config import NodeConfig
 from dicom_node.errors import InputError
@@ -47,33 +49,99 @@ def show(
 
 
 @app.command()
-def verify(config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Prove the chain whole; exit code 8 and the first broken record when it is not."""
-    log = _open(find_config(config))
-    verdict = log.verify()
+def verify(
+    config: ConfigOption = None,
+    key: Annotated[str, typer.Option("--key", help="The audit key in hex as you noted it; refuse any other.")] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Prove the chain and its signed checkpoints whole; exit code 8 and the first broken record when they are not."""
+    node = find_config(config)
+    verdict = audit_checkpoint.verify(_open(node), node.storage.keys, key)
     if as_json:
         print_json(verdict.__dict__)
         if not verdict.ok:
             raise typer.Exit(8)
         return
-    log.require_whole()
+    require_whole(verdict, node.storage.audit)
     print(f"The audit log is whole: {verdict.records} records, head {verdict.head}.")
 
 
 @app.command()
+def checkpoint(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Sign the log as it stands with the node's audit key; the node does so itself whenever it starts and stops."""
+    node = find_config(config)
+    _open(node).close()
+    record = audit_checkpoint.sign_checkpoint(AuditLog(node.storage.audit), node.storage.keys)
+    if as_json:
+        print_json(record.as_dict())
+        return
+    print(f"Signed records 1 to {record.facts['seq']}. Note the audit key elsewhere: {record.facts['key']}")
+
+
+@app.command()
 def export(
-    out: Annotated[Path, typer.Option("--out", help="File to write, one JSON record per line.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="A folder for DICOM audit messages, or a file (name.jsonl) for JSON lines.")
+    ] = None,
+    syslog: Annotated[
+        str, typer.Option("--syslog", metavar="HOST:PORT", help="Send DICOM audit messages there (syslog over TLS).")
+    ] = "",
+    tls_ca: Annotated[Path | None, typer.Option("--tls-ca", help="Authority of the receiver's certificate.")] = None,
+    tls_cert: Annotated[Path | None, typer.Option("--tls-cert", help="Our certificate, where it asks for one.")] = None,
+    tls_key: Annotated[Path | None, typer.Option("--tls-key", help="Its private key.")] = None,
     config: ConfigOption = None,
     kind: KindOption = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """Write the records as JSON lines, with their hashes, for keeping elsewhere."""
-    log = _open(find_config(config))
+    """Take the records to an audit repository: DICOM audit messages (PS3.15 A.5) by syslog or in files, or JSON lines.
+
+    Syslog and folder go on where they stopped. A syslog batch that broke is sent again, under the same numbers and hashes.
+    """
+    node = find_config(config)
+    log = _open(node)
+    if bool(syslog) == (out is not None):
+        raise InputError("Say where to: give --out FOLDER, --out FILE.jsonl or --syslog HOST:PORT.")
+    if out is not None and not out.is_dir() and (out.suffix or out.is_file() or kind):
+        sent = _json_lines(log, out, kind)
+    elif kind:
+        raise InputError("A repository gets the whole chain: leave --kind out.")
+    else:
+        require_whole(log.verify(), node.storage.audit)
+        name = f"{node.dicom.ae_title}@{node.node.name}"
+        if out is not None:
+            sent = audit_export.to_folder(log, out, name)
+        else:
+            sent = _to_syslog(log, node, syslog, tls_ca, tls_cert, tls_key, name)
+    if as_json:
+        print_json({"records": sent, "to": syslog or str(out)})
+        return
+    print(f"{sent} records to {syslog or out}.")
+
+
+def _to_syslog(
+    log: AuditLog, node: NodeConfig, address: str, ca: Path | None, cert: Path | None, key: Path | None, name: str
+) -> int:
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+        raise InputError(f"'{address}' is no address: give --syslog HOST:PORT, e.g. siem.example.org:6514.")
+    if ca is None:
+        raise InputError("Without the receiver's authority nobody knows who listens: give --tls-ca FILE.")
+    receiver = audit_export.Receiver(host.strip("[]"), int(port), ca, cert, key)
+    place = re.sub(r"[^A-Za-z0-9.-]+", "_", address)
+    position = audit_export.PositionFile(node.storage.run / f"audit-export-{place}.json")
+    return audit_export.to_syslog(log, receiver, position, name)
+
+
+def _json_lines(log: AuditLog, out: Path, kind: str | None) -> int:
+    count = 0
     try:
         with out.open("w", encoding="utf-8") as file:
             for record in log.records(kind):
                 file.write(json.dumps(record.as_dict(), sort_keys=True, ensure_ascii=False) + "\n")
+                count += 1
     except OSError as error:
         raise InputError(f"{out} cannot be written ({error.strerror}): choose another file.") from None
+    return count
 
 
 @app.command()
