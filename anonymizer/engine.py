@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import mmap
 import struct
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 
 from anonymizer.errors import InputError, Malformed, PixelError
 from anonymizer.faces.which import face_of, lone_slice
+from anonymizer.letters import may_hold_letters
 from anonymizer.model import Outcome, PixelStep
 from anonymizer.pixelstep import clean_picture
 from anonymizer.plan import Planner, Step
@@ -28,7 +30,6 @@ _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 
 _COVERED = Step("pixels", "C", "Clean Pixel Data Option: burned-in text was covered", "")
 _NO_PICTURE = frozenset(["SEG", "RTDOSE", "REG", "RWV", "PR", "KO", "SR"])  # their cells are numbers, not gray values
-_TEXT_CELLS = 60  # fewer cells make no readable word
 
 _TEXT_ALWAYS = frozenset(["US", "IVUS", "SC", "OT", "DOC", "ECG"])
 _TEXT_OFTEN = frozenset(
@@ -146,26 +147,36 @@ class Deidentifier:
             return False
         if modality in _TEXT_OFTEN:
             return not self._trusted(rw)
-        return "SECONDARY" in kinds.split("\\")[:2] or _many_at_the_top(rw)
+        return "SECONDARY" in kinds.split("\\")[:2] or _hints_at_letters(rw)
 
     def _trusted(self, rw: Rewriter) -> bool:
         return self.profile.trust_burned_in_no and rw.top_text(0x00280301).upper() == "NO"
 
 
-def _many_at_the_top(rw: Rewriter) -> bool:
-    """Whether many cells of a native gray picture hold its highest value, as burned-in text does and a scan does not."""
+def _hints_at_letters(rw: Rewriter) -> bool:
+    """Whether the gray values of a scan look as if letters were burned in; what cannot be decoded gives no hint."""
     start, stop, items = rw.top[PIXEL_DATA][3:]
-    bits, signed = rw.top_number(0x00280100), rw.top_number(0x00280103)
-    if items is not None or bits not in (8, 16) or rw.top_number(0x00280002, 1) != 1 or stop - start < 64:
+    bits, rows, columns = rw.top_number(0x00280100), rw.top_number(0x00280010), rw.top_number(0x00280011)
+    if bits not in (8, 16) or rw.top_number(0x00280002, 1) != 1 or not rows or not columns:
         return False
-    kind = np.dtype(f"{'<' if rw.walker.little else '>'}{'i' if signed else 'u'}{bits // 8}")
-    cells = np.frombuffer(rw.data[start:stop], kind, (stop - start) // kind.itemsize)
-    top = cells.max()
-    at_top = int(np.count_nonzero(cells == top))
-    if at_top < _TEXT_CELLS:
+    if items is not None:
+        return _decoded_hints(rw.data)
+    kind = np.dtype(f"{'<' if rw.walker.little else '>'}{'i' if rw.top_number(0x00280103) else 'u'}{bits // 8}")
+    count = (stop - start) // (kind.itemsize * rows * columns)
+    cells = np.frombuffer(rw.data[start:stop], kind, count * rows * columns)
+    return may_hold_letters(cells.reshape(count, rows, columns))
+
+
+def _decoded_hints(data: memoryview) -> bool:
+    from pydicom import dcmread
+    from pydicom.errors import InvalidDicomError
+
+    from anonymizer.pixels.redact import frames
+
+    try:
+        return may_hold_letters(frames(dcmread(io.BytesIO(data), force=True)))
+    except (PixelError, InvalidDicomError, ValueError, AttributeError, TypeError, NotImplementedError):
         return False
-    below = int(top) - (int(top) - int(cells.min())) // 64
-    return at_top > int(np.count_nonzero(cells >= below)) - at_top
 
 
 def _withheld(rw: Rewriter) -> str:

@@ -37,8 +37,7 @@ def can_identify(region: TextRegion) -> bool:
     characters = sum(character.isalnum() for character in region.text)
     if (characters >= 3 and region.confidence >= 0.5) or (characters == 2 and region.confidence >= 0.8):
         return True
-    thickness = min(region.mask.shape)
-    return region.elongation >= LINE and LINE_PIXELS[0] <= thickness <= LINE_PIXELS[1]
+    return region.elongation >= LINE and LINE_PIXELS[0] <= region.thickness <= LINE_PIXELS[1]
 
 
 def is_readable(region: TextRegion) -> bool:

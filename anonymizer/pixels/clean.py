@@ -8,7 +8,7 @@ Harmless marks (side, view, scale) are read and spared. Pictures without text st
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -19,7 +19,7 @@ from anonymizer.errors import PixelError
 from anonymizer.pixels.benign import can_identify, is_readable
 from anonymizer.pixels.frames import calmed, carries, evened, picture, projections
 from anonymizer.pixels.ocr import TextRegion, find_text, read_region
-from anonymizer.pixels.redact import frame_count, frames, redact
+from anonymizer.pixels.redact import frame_count, frames, redact, with_full_chroma
 
 # Modalities whose pictures regularly carry burned-in text; slices computed by CT, MR and PET scanners do not.
 TEXT_LIKELY = frozenset(
@@ -46,7 +46,7 @@ TEXT_LIKELY = frozenset(
     }
     | {"DOC", "LS", "TG", "BI", "EC", "DM", "DG"}
 )
-PASSES = 5
+PASSES = 6
 # Objects whose "pixels" are numbers, not a picture a person looks at.
 _NO_PICTURE = frozenset(["SEG", "RTDOSE", "RTSTRUCT", "RTPLAN", "PR", "KO", "SR", "REG", "RWV"])
 
@@ -97,6 +97,7 @@ def clean_pixels(ds: Dataset, *, force: bool = False) -> PixelOutcome:
     if "PixelData" not in ds or not (force or needs_look(ds)):
         return PixelOutcome("skipped")
     try:
+        with_full_chroma(ds)
         found, spared = _search(ds)
         if not found:
             return PixelOutcome("clean", spared=spared)
@@ -156,18 +157,31 @@ def _readers(ds: Dataset, region: TextRegion, where: list[int]) -> list[int]:
 
 
 def _search_view(shown: NDArray[np.uint8]) -> tuple[list[TextRegion], int]:
-    """Look, paint out what was found, and look again, until nothing is found: a half-covered word shows its other half."""
+    """Look, paint out what was found, and look again, until nothing is found: a half-covered word shows its other half.
+
+    A find that lies in what is painted already is the cover itself. From the third look on covers are made larger.
+    """
     found: list[TextRegion] = []
     shown = calmed(shown).copy()
-    for _ in range(PASSES):
+    painted = np.zeros(shown.shape[:2], dtype=bool)
+    for turn in range(PASSES):
         seen = [*find_text(shown), *find_text(evened(shown))]
-        fresh = [region for region in seen if can_identify(region)]
+        fresh = [r for r in seen if can_identify(r) and painted[r.rows, r.columns][r.mask].mean() < 0.9]
         if not fresh:
             return found, len(seen)
-        found += fresh
         for region in fresh:
-            _paint_out(shown, region)
+            cover = region if turn < 2 else _larger(region, 4 * turn, painted.shape)
+            found.append(cover)
+            _paint_out(shown, cover)
+            painted[cover.rows, cover.columns] |= cover.mask
     raise PixelError(f"Text is still found in the pixels after {PASSES} passes.")
+
+
+def _larger(region: TextRegion, by: int, shape: tuple[int, ...]) -> TextRegion:
+    rows = slice(max(0, region.rows.start - by), min(shape[0], region.rows.stop + by))
+    columns = slice(max(0, region.columns.start - by), min(shape[1], region.columns.stop + by))
+    mask = np.ones((rows.stop - rows.start, columns.stop - columns.start), dtype=bool)
+    return replace(region, rows=rows, columns=columns, mask=mask)
 
 
 def _paint_out(shown: NDArray[np.uint8], region: TextRegion) -> None:

@@ -50,6 +50,13 @@ class TextRegion:
     text: str = ""
     confidence: float = 0.0
 
+    @property
+    def thickness(self) -> float:
+        """How thick the run is across its direction, in pixels of the picture."""
+        if self.mask.all():
+            return float(min(self.mask.shape))
+        return float(self.mask.sum() / np.hypot(*self.mask.shape))
+
 
 @cache
 def _session(name: str) -> Any:
@@ -143,14 +150,33 @@ def _slanted_mask(
 
 
 def read_region(picture: Gray, region: TextRegion) -> TextRegion:
-    """The region with its text; upright runs are tried turned both ways."""
+    """The region with its text; upright runs are tried turned both ways, slanted ones are laid level first."""
     gray = picture if picture.ndim == 3 else np.repeat(picture[..., None], 3, axis=2)
     crop = gray[region.rows, region.columns]
+    if not region.mask.all():
+        crop = _levelled(crop, region.mask)
     turns = (0,) if crop.shape[1] * 1.2 >= crop.shape[0] else (1, 3)
     best = max((_recognise(np.rot90(crop, turn)) for turn in turns), key=lambda pair: pair[1])
     if best[1] < 0.6:  # upside down?
         best = max(best, _recognise(np.rot90(crop, turns[0] + 2)), key=lambda pair: pair[1])
     return replace(region, text=best[0], confidence=best[1])
+
+
+def _levelled(crop: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """The part under a slanted mask, turned so that its long axis lies level."""
+    points = np.argwhere(mask).astype(np.float64)
+    _, axes = np.linalg.eigh(np.cov(points.T) + np.eye(2) / 12.0)
+    down, right = axes[:, 1] if axes[1, 1] >= 0 else -axes[:, 1]
+    degrees = float(np.degrees(np.arctan2(down, right)))
+    around = tuple(int(v) for v in np.median(crop.reshape(-1, 3), axis=0))
+    turned = Image.fromarray(np.ascontiguousarray(crop)).rotate(
+        degrees, Image.Resampling.BICUBIC, expand=True, fillcolor=around
+    )
+    covered = np.asarray(Image.fromarray(mask.astype(np.uint8) * 255).rotate(degrees, expand=True)) > 127
+    rows, columns = np.flatnonzero(covered.any(axis=1)), np.flatnonzero(covered.any(axis=0))
+    if not rows.size or not columns.size:
+        return crop
+    return np.asarray(turned)[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
 def _recognise(crop: NDArray[np.uint8]) -> tuple[str, float]:

@@ -50,6 +50,18 @@ def frame_count(ds: Dataset) -> int:
     return max(1, int(ds.get("NumberOfFrames") or 1))
 
 
+def with_full_chroma(ds: Dataset) -> None:
+    """Native YBR_FULL_422, two pixels sharing their chroma (PS3.3 C.7.6.3.1.2), becomes YBR_FULL in place."""
+    if not is_native(ds) or ds.get("PhotometricInterpretation") != "YBR_FULL_422":
+        return
+    need = frame_count(ds) * int(ds.Rows) * int(ds.Columns) * 2
+    if int(ds.BitsAllocated) != 8 or int(ds.Columns) % 2 or len(ds.PixelData) < need:
+        raise PixelError("The pixel data is shorter than Rows, Columns and Number of Frames say.")
+    pairs = np.frombuffer(ds.PixelData, np.uint8, need).reshape(-1, 4)
+    whole = pairs[:, [0, 2, 3, 1, 2, 3]]
+    ds.PixelData, ds.PhotometricInterpretation, ds.PlanarConfiguration = whole.tobytes(), "YBR_FULL", 0
+
+
 def is_native(ds: Dataset) -> bool:
     return not UID(ds.file_meta.TransferSyntaxUID).is_encapsulated
 
@@ -62,12 +74,28 @@ def frames(ds: Dataset) -> Iterator[NDArray[np.generic]]:
     if is_native(ds):
         yield from _native_frames(ds)
         return
+    if UID(ds.file_meta.TransferSyntaxUID) in _RETIRED:
+        for code in generate_frames(ds.PixelData, number_of_frames=frame_count(ds)):
+            yield _with_pillow(code)
+        return
     decoder = get_decoder(UID(ds.file_meta.TransferSyntaxUID))
     try:
         for frame, _ in decoder.iter_array(ds, raw=True):
             yield frame
     except Exception as error:  # decoding plugins raise whatever their C library gives them
         raise PixelError(f"The pixel data cannot be decoded ({type(error).__name__}).") from error
+
+
+# JPEG of 8 bits in several scans (PS3.5 8.2.1, retired): spectral selection, full progression
+_RETIRED = frozenset(UID(f"1.2.840.10008.1.2.4.{tail}") for tail in (53, 55))
+
+
+def _with_pillow(code: bytes) -> NDArray[np.generic]:
+    """A JPEG frame of 8 bits as [rows, columns(, 3)]; colour as RGB."""
+    try:
+        return np.asarray(Image.open(io.BytesIO(code)))
+    except (OSError, ValueError) as error:
+        raise PixelError("A JPEG frame cannot be decoded.") from error
 
 
 def _native_frames(ds: Dataset) -> Iterator[NDArray[np.generic]]:
@@ -181,6 +209,14 @@ def _replace(ds: Dataset, made: Mapping[int, Callable[[bytes], bytes]]) -> None:
 
 
 def _decompress(ds: Dataset) -> None:
+    if UID(ds.file_meta.TransferSyntaxUID) in _RETIRED:
+        shown = list(frames(ds))
+        ds.PixelData = b"".join(frame.tobytes() for frame in shown)
+        if shown[0].ndim == 3:
+            ds.PhotometricInterpretation, ds.PlanarConfiguration = "RGB", 0
+        ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        ds["PixelData"].VR, ds["PixelData"].is_undefined_length = "OB", False
+        return
     try:
         ds.decompress(generate_instance_uid=False)
     except Exception as error:  # decoding plugins raise whatever their C library gives them

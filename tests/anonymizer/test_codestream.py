@@ -110,6 +110,4 @@ def test_documents_give_way_to_an_empty_one_of_their_kind() -> None:
     model = placeholder(b"solid Ravensworth\nfacet normal 0 0 1")
     assert model.startswith(b"solid") and b"Raven" not in model
     assert placeholder(b"# Ravensworth\nv 0 0 0\n").startswith(b"#")
-    assert placeholder(b"Ravensworth".ljust(80, b"\0") + b"\1\0\0\0" + bytes(50)) == bytes(
-        84
-    )  # binary STL, and all that nobody knows
+    assert placeholder(b"Ravensworth".ljust(80, b"\0") + b"\1\0\0\0" + bytes(50)) == bytes(84)  # STL, and all unknown

@@ -15,6 +15,7 @@ from tests.anonymizer.corpus.key import Case, Judge, equal, same_pixels
 from tests.anonymizer.corpus.people import PEOPLE
 
 SIDE = 256
+CAPTURE, MR = "1.2.840.10008.5.1.4.1.1.7", "1.2.840.10008.5.1.4.1.1.4"
 TEXT = "QUENNELL 03/12/51"
 Array = np.ndarray
 
@@ -33,9 +34,11 @@ def strokes(text: str, at: tuple[int, int] = (20, 40), size: int = 16, turn: int
     return np.asarray(image.rotate(turn)) > 100
 
 
-def _object(frames: Array, number: int, modality: str = "US", syntax: UID = ExplicitVRLittleEndian) -> FileDataset:
+def _object(
+    frames: Array, number: int, modality: str = "US", syntax: UID = ExplicitVRLittleEndian, sop_class: str = CAPTURE
+) -> FileDataset:
     """``frames`` [n, rows, columns(, 3)] as a secondary capture (or an image of the modality)."""
-    ds = base(PEOPLE[0], number, sop_class="1.2.840.10008.5.1.4.1.1.7", modality=modality, pixels=False)
+    ds = base(PEOPLE[0], number, sop_class=sop_class, modality=modality, pixels=False)
     ds.Rows, ds.Columns = frames.shape[1:3]
     ds.SamplesPerPixel = frames.shape[3] if frames.ndim == 4 else 1
     ds.PhotometricInterpretation = "RGB" if frames.ndim == 4 else "MONOCHROME2"
@@ -109,6 +112,19 @@ def guises() -> Iterator[tuple[str, Array, dict[int, Array], dict[str, object]]]
     scan = ground(6).astype(np.uint16) * 10
     scan[mask] = 4095
     yield "in a CT that says NO", scan[None], {0: mask}, {"modality": "CT"}
+    for slant in (30, 45):
+        slanted, plain = strokes("QUENNELL 771", at=(40, 110), turn=slant), ground(slant)
+        plain[slanted] = 255
+        yield f"slanted {slant}", plain[None], {0: slanted}, {}
+    day, plain = strokes("1951-12-03"), ground(3)
+    plain[day] = 255
+    yield "only a date", plain[None], {0: day}, {}
+    scan = ground(6).astype(np.uint16) * 8
+    scan[mask] = 0
+    yield "dark in an MR that says NO", scan[None], {0: mask}, {"modality": "MR", "sop_class": MR}
+    scan = ground(6).astype(np.uint16) * 8
+    scan[mask] = scan.max() + 5
+    yield "in an MR in JPEG-LS", scan[None], {0: mask}, {"modality": "MR", "sop_class": MR, "syntax": JPEGLSLossless}
     noise = np.random.default_rng(7).integers(0, 256, (SIDE, SIDE)).astype(np.uint8)
     big = strokes("QUENNELL", size=28)
     noise[big] = 255

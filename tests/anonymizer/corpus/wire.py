@@ -180,9 +180,10 @@ def _kept_interval(first: tuple[object, ...], second: tuple[object, ...]) -> Cal
         return datetime.datetime.strptime(str(here)[:14], "%Y%m%d%H%M%S")
 
     def judge(seen: Seen) -> bool:
-        return moment(seen.ds, second) - moment(seen.ds, first) == moment(seen.original, second) - moment(
-            seen.original, first
-        )
+        if seen.at(first) is None or seen.at(second) is None:
+            return False
+        before, after = (moment(ds, second) - moment(ds, first) for ds in (seen.original, seen.ds))
+        return before == after
 
     return judge
 
@@ -220,10 +221,9 @@ def times(numbers: Iterator[int]) -> Iterator[Case]:
 def _days_apart(seen: Seen) -> bool:
     import datetime
 
-    one, two = (
-        datetime.date(int(v[:4]), int(v[4:6]), int(v[6:8])) for v in map(str, seen.at(("DateOfLastCalibration",)))
-    )
-    return (two - one).days == 1
+    days = list(map(str, seen.at(("DateOfLastCalibration",)) or []))
+    one, *others = (datetime.date(int(v[:4]), int(v[4:6]), int(v[6:8])) for v in days) if len(days) == 2 else (None,)
+    return bool(others) and one is not None and (others[0] - one).days == 1
 
 
 ACQUISITION: dict[str, object] = {
