@@ -26,6 +26,7 @@ from aggregator_client.schedule import round_lr
 from aggregator_client.sealing import Context
 from aggregator_client.training_log import TrainingLog
 from dicom_node.records import Catalogue
+from dicom_node.records.usage import usage_digest
 from trainer import weights
 from trainer.spec import JobSpec
 
@@ -256,11 +257,12 @@ class LocalJob:
         weights.save(self._kept / f"{what}.safetensors", arrays)
 
     def _record(self, studies: list[str], head: Mapping[str, Any]) -> None:
-        context, metrics = self.context, head.get("metrics") or {}
+        context, metrics, commitment = self.context, head.get("metrics") or {}, dict[str, str]()
         if context.kind == "train":
             catalogue = Catalogue(self.node.config.storage.catalogue)
             try:
                 catalogue.mark_used(context.project_digest, context.round, studies)
+                commitment["used"] = usage_digest(catalogue.used_in(context.project_digest, context.round))
             finally:
                 catalogue.close()
         self.node.audit.append(
@@ -272,4 +274,5 @@ class LocalJob:
             seconds=head["seconds"],
             loss=head["loss"],
             auc=metrics.get("auc"),
+            **commitment,
         )

@@ -170,6 +170,32 @@ def resume(
     _run(folder, found / "project.json", resume=True, as_json=as_json)
 
 
+@app.command()
+def retrain(
+    out: Annotated[Path, typer.Option("--out", help="The signed project to write, for the hospitals to approve.")],
+    version: Annotated[str, typer.Option("--version", help="The new version.")],
+    digest: RunArgument = "",
+    start: Annotated[bool, typer.Option("--run/--sign-only", help="Start it, or only sign it.")] = True,
+    folder: DirOption = Path(),
+    as_json: JsonOption = False,
+) -> None:
+    """Train a project again from its first round, for what the hospitals' data are now: without whoever has withdrawn since.
+
+    Each hospital must approve the new version; the earlier run keeps its model and evidence.
+    """
+    from aggregator_client.coordinator import overview, retraining, settings
+    from aggregator_client.project import SignedProject
+
+    config = settings.load(folder)
+    earlier = SignedProject.read(overview.one_run(config, digest) / "project.json")
+    signed = retraining.again(config, earlier, version, out)
+    print(f"Signed {signed.document.name} version {version} as {out} (digest {signed.digest}).", file=sys.stderr)
+    if start:
+        _run(folder, out, resume=False, as_json=as_json)
+    elif as_json:
+        print_json({"file": str(out), "digest": signed.digest, "version": version})
+
+
 def _run(folder: Path, project: Path, resume: bool, as_json: bool) -> None:
     from aggregator_client.coordinator import server
 
@@ -245,7 +271,9 @@ def status(
 def dashboard(
     folder: DirOption = Path(),
     port: Annotated[int, typer.Option("--port", help="Port of the dashboard.", min=1, max=65535)] = 8090,
-    host: Annotated[str, typer.Option("--host", help="Keep on loopback unless TLS stands in front.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option("--host", help="Anything but loopback needs TLS (docs/console.md).")
+    ] = "127.0.0.1",
 ) -> None:
     """Show runs, hospitals and results in the browser, and steer them there, until Ctrl-C."""
     from aggregator_client.coordinator import settings

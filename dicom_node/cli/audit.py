@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -16,7 +17,8 @@ from dicom_node import audit_checkpoint, audit_export
 from dicom_node.audit import AuditLog, require_whole
 from dicom_node.cli.output import ConfigOption, JsonOption, find_config, print_json, print_table
 from dicom_node.config import NodeConfig
-from dicom_node.errors import InputError
+from dicom_node.errors import InputError, IntegrityError
+from dicom_node.usage import CHANGED, rounds_of_patient
 from dicom_node.vault import Vault
 
 app = typer.Typer(help="The hash-chained record of what happened and what left the hospital.", no_args_is_help=True)
@@ -81,7 +83,8 @@ def checkpoint(config: ConfigOption = None, as_json: JsonOption = False) -> None
 @app.command()
 def export(
     out: Annotated[
-        Path | None, typer.Option("--out", help="A folder for DICOM audit messages, or a file (name.jsonl) for JSON lines.")
+        Path | None,
+        typer.Option("--out", help="A folder for DICOM audit messages, or a file (name.jsonl) for JSON lines."),
     ] = None,
     syslog: Annotated[
         str, typer.Option("--syslog", metavar="HOST:PORT", help="Send DICOM audit messages there (syslog over TLS).")
@@ -178,6 +181,41 @@ def reidentify(
         print("\n".join(originals))
     if not originals:
         raise InputError(f"The vault knows no such {kind} pseudonym: check it, and --kind.")
+
+
+@app.command()
+def rounds(
+    reason: Annotated[str, typer.Option("--reason", help="Why; it is kept in the audit log, so name no patient.")],
+    patient: Annotated[str, typer.Option("--patient", help="Patient ID as the PACS shows it.")] = "",
+    pseudonym: Annotated[str, typer.Option("--pseudonym", help="The patient's pseudonym instead.")] = "",
+    config: ConfigOption = None,
+    by: Annotated[str | None, typer.Option("--by", help="Who asks [default: the user of this system].")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Tell which past rounds used a patient, and whether the audit log proves it. The question itself is recorded.
+
+    Exit code 8 when the list of a round's studies is not the one its audit record commits to.
+    """
+    node = find_config(config)
+    who = by or getpass.getuser()
+    uses = rounds_of_patient(node, by=who, reason=reason, patient_id=patient, pseudonym=pseudonym)
+    if as_json:
+        print_json({"rounds": [asdict(use) for use in uses]})
+    else:
+        rows = [
+            (use.name or use.project[:12], use.round, _when(use.at), use.studies, use.proof, len(use.left))
+            for use in uses
+        ]
+        print_table("Rounds that used the patient", ("project", "round", "when", "studies", "proof", "sent"), rows)
+    if any(use.proof == CHANGED for use in uses):
+        raise IntegrityError(
+            "The catalogue's list of used studies is not the one the audit log commits to: `fedpacs audit verify`, restore"
+            " catalogue.db from a backup and find out who changed it."
+        )
+
+
+def _when(at: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.gmtime(at))
 
 
 def _short(facts: dict[str, object]) -> str:

@@ -171,6 +171,13 @@ class Catalogue:
         """How many studies took part in a round."""
         return int(self._db.execute("SELECT count(DISTINCT study_uid) FROM uses").fetchone()[0])
 
+    def used_in(self, project_digest: str, round_number: int) -> list[str]:
+        """The studies that took part in a round."""
+        rows = self._db.execute(
+            "SELECT study_uid FROM uses WHERE project = ? AND round = ? ORDER BY study_uid", (project_digest, round_number)
+        )
+        return [row["study_uid"] for row in rows]
+
     def rounds_of(self, study_uid: str) -> list[tuple[str, int]]:
         """(project digest, round) of every round that used a study."""
         rows = self._db.execute("SELECT project, round FROM uses WHERE study_uid = ? ORDER BY at, round", (study_uid,))

@@ -70,7 +70,9 @@ def folder(config: CoordinatorConfig, signed: SignedProject, tmp_path: Path) -> 
                 Message({"kind": "update"}, {"model": b"m"}), context, recipient_public=public, signer=signer
             )
             receipts.keep(folder, message)
-            state.put(SiteRound(1, site, "accepted", cases=10, loss=0.5, metrics={"auc": auc}, bytes_in=len(message)))
+            weakest = {"attribute": "sex", "value": "F", "cases": 12, "metric": auc - 0.09}
+            figures = {"auc": auc, "worst_subgroup": weakest}
+            state.put(SiteRound(1, site, "accepted", cases=10, loss=0.5, metrics=figures, bytes_in=len(message)))
         state.put(SiteRound(2, "North", "away", reason="it is away"))
         state.see([SiteFacts(site, True, 5.0) for site in SITES])
     return folder
@@ -228,6 +230,18 @@ def test_the_command_line_shows_exports_and_verifies(
     assert fedpacs(["coordinator", "run", str(tmp_path / "none.json"), *at]) == 4
     told = capsys.readouterr().err.splitlines()
     assert len(told) == 4 and all(line.startswith("fedpacs: ") for line in told)
+
+
+def test_retraining_is_one_command(config: CoordinatorConfig, folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "again.json"
+    at = ["--dir", str(config.root), "--out", str(out), "--sign-only"]
+    assert fedpacs(["coordinator", "retrain", folder.name[:8], "--version", "1", *at]) == 4
+    assert fedpacs(["coordinator", "retrain", folder.name[:8], "--version", "2", *at]) == 0
+    earlier, new = SignedProject.read(folder / "project.json"), SignedProject.read(out)
+    assert new.digest != earlier.digest and new.document.version == "2"  # so that every hospital is asked again
+    assert new.payload == {**earlier.payload, "version": "2"}
+    with closing(RunState(folder, readonly=True)) as state:
+        assert state.last_checkpoint() == 1  # the earlier run is untouched
 
 
 def test_replaced_receipts_count_once(folder: Path) -> None:
