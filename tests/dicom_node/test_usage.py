@@ -12,7 +12,7 @@ from dicom_node.audit import AuditLog
 from dicom_node.cli import run as fedpacs
 from dicom_node.config import NodeConfig, load_config
 from dicom_node.optout import opt_out
-from dicom_node.records import Catalogue, CohortRule, StudyRecord
+from dicom_node.records import Catalogue, CohortRule, InstanceRecord, StudyRecord
 from dicom_node.records.usage import usage_digest
 from dicom_node.setup import write_default_config
 from dicom_node.vault import Vault
@@ -29,7 +29,8 @@ def config(tmp_path: Path) -> NodeConfig:
         vault.remember("patient", "PAT-2", "p2")
     with closing(Catalogue(config.storage.catalogue)) as catalogue, closing(AuditLog(config.storage.audit)) as log:
         for uid, patient in (("2.25.1", "p1"), ("2.25.2", "p1"), ("2.25.3", "p2")):
-            catalogue.add_study(StudyRecord(uid, patient, "DX", content_hash=uid), [])
+            image = InstanceRecord(f"{uid}.1", uid, f"{uid}.9", "1.2", "1.2", 8, 8, 1, f"{uid}/1.dcm", "ab" * 32)
+            catalogue.add_study(StudyRecord(uid, patient, "DX", instances=1, content_hash=uid), [image])
         for number, studies in ((1, ["2.25.1", "2.25.3"]), (2, ["2.25.3"]), (3, ["2.25.1", "2.25.2", "2.25.3"])):
             catalogue.mark_used(PROJECT, number, studies)
             used = usage_digest(catalogue.used_in(PROJECT, number))
