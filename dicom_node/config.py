@@ -111,11 +111,16 @@ class StorageSettings(_Group):
     run: Path = Path("run")
     min_free_mb: int = Field(default=512, ge=0)
     keep_identified_hours: float = Field(default=168, ge=0)
+    encryption: Literal["none", "dm-crypt", "attested"] = "none"
 
     @property
     def accounts(self) -> Path:
         """The console's accounts, guarded like the keys they stand beside."""
         return self.keys / "accounts.db"
+
+
+class RetentionSettings(_Group):
+    quarantine_hours: float = Field(default=0, ge=0)
 
 
 class StudySettings(_Group):
@@ -226,6 +231,7 @@ class OrthancSettings(OrthancSource):
 class VaultSettings(_Group):
     key_file: Path = Path("keys/vault.key")
     passphrase_env: str = ""
+    key_command: tuple[str, ...] = ()
 
 
 class NodeConfig(_Group):
@@ -236,6 +242,7 @@ class NodeConfig(_Group):
     node: NodeSettings = NodeSettings()
     dicom: DicomSettings = DicomSettings()
     storage: StorageSettings = StorageSettings()
+    retention: RetentionSettings = RetentionSettings()
     study: StudySettings = StudySettings()
     deid: DeidSettings = DeidSettings()
     policy: PolicySettings = PolicySettings()

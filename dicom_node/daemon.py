@@ -23,6 +23,7 @@ from dicom_node.config import NodeConfig
 from dicom_node.errors import ConfigError, RefusedError, StorageError
 from dicom_node.service import up_file
 from dicom_node.status import write_json
+from dicom_node.storage_encryption import require_as_configured
 from dicom_node.supervise import Child, ProcessSpec, Supervisor
 
 READY_SECONDS = 60.0
@@ -129,6 +130,7 @@ def run(config: NodeConfig, announce: Callable[[str], None] | None = None) -> in
     prepare_folders(config)
     with _only_one(config.storage.run):
         require_free_ports(config)
+        require_as_configured(config)
         audit = AuditLog(config.storage.audit)
         audit.append("node.started", name=config.node.name, ae_title=config.dicom.ae_title, pid=os.getpid())
         sign_checkpoint(audit, config.storage.keys)

@@ -120,6 +120,11 @@ class Quarantine:
             self._forget(key)
         return len(rows)
 
+    def expire(self, before: float) -> int:
+        """Erase what was received before `before` (seconds since the epoch) and is set aside still; -> how many."""
+        old = [one.number for one in self.entries() if self._is_older(one.number, before)]
+        return self.purge(old, "retention", "retention.quarantine_hours") if old else 0
+
     # -- parts --------------------------------------------------------------------------------------------------------
 
     def _files(self) -> dict[int, Path]:
@@ -130,6 +135,13 @@ class Quarantine:
             return self.spool.instance(number)
         except InputError:
             return None  # the index was rebuilt since; the worker's next pass over the study removes the file
+
+    def _is_older(self, number: int, before: float) -> bool:
+        row = self._row(number)
+        if row is None or row.received_at > before:
+            return False
+        study = self.spool.study(row.study_key) if row.study_key else None
+        return study is None or study.state not in _WORKED_ON
 
     def _entry(self, row: StoredInstance, reason: str, kind: str) -> SetAside:
         first = row.id

@@ -49,6 +49,10 @@ federation = "federation"
 run = "run"
 min_free_mb = 512                   # below this much free disk C-STORE is refused with 0xA700
 keep_identified_hours = 168         # received bytes of a de-identified study are deleted after that
+encryption = "none"                 # "dm-crypt": start only when all of this lies on LUKS; "attested": you vouch for it
+
+[retention]
+quarantine_hours = 0                # identified bytes set aside are deleted after that; 0: when somebody decides
 
 [study]
 quiet_seconds = 30                  # a study is complete when nothing came for so long
@@ -98,6 +102,7 @@ more = []                           # further Orthancs: [{{ url = "http://127.0.
 [vault]
 key_file = "keys/vault.key"         # keep a copy elsewhere: without it no study can be re-identified
 passphrase_env = ""                 # or the name of an environment variable that holds a passphrase
+key_command = []                    # or a program that prints the key's 64 hex digits, e.g. pkcs11-tool: docs/threat-model.md
 """
 
 

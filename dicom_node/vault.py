@@ -7,6 +7,7 @@ import hmac
 import json
 import os
 import secrets
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from dicom_node.database import connect, transaction
 from dicom_node.errors import ConfigError, IntegrityError, StorageError
 
 migrations = Migrations("dicom_node.vault")
+KEY_COMMAND_SECONDS = 30.0
 
 
 @migrations()
@@ -39,7 +41,8 @@ class Vault:
     """vault/vault.json (the sealed pseudonym key) and vault/crosswalk.db (rows sealed one by one).
 
     Everything is AES-256-GCM under the vault key: 64 hex digits in a file that only the node's user can read, or derived from
-    a passphrase with scrypt (RFC 7914). Raises IntegrityError for a wrong key, ConfigError when no key is to be had.
+    a passphrase with scrypt (RFC 7914), or what a program prints (a token behind PKCS#11, a key service). Raises IntegrityError
+    for a wrong key, ConfigError when no key is to be had.
     """
 
     def __init__(self, folder: Path, secret: bytes, passphrase: bool = False) -> None:
@@ -68,8 +71,16 @@ class Vault:
                     f"{config.path}: vault.passphrase_env names {name}, which is not set: set it and start again."
                 )
             return cls(config.storage.vault, passphrase.encode(), passphrase=True)
+        if config.vault.key_command:
+            return cls(config.storage.vault, _from_command(config))
         file = config.vault.key_file
         try:
+            mode = file.stat().st_mode & 0o777
+            if mode & 0o077:
+                raise ConfigError(
+                    f"The vault key {file} can be read by others than its owner (mode {mode:o}): chmod 600 it, and think of who"
+                    " may have read it."
+                )
             secret = bytes.fromhex(file.read_text().strip())
         except OSError as error:
             raise ConfigError(
@@ -160,6 +171,28 @@ class Vault:
             raise IntegrityError(
                 f"The vault {self.folder} does not open with this key (or was changed): restore the right key or passphrase."
             ) from None
+
+
+def _from_command(config: NodeConfig) -> bytes:
+    """The vault key as the configured program prints it. Raises ConfigError; neither key nor output stands in the message."""
+    command, told = list(config.vault.key_command), f"{config.path}: vault.key_command ({config.vault.key_command[0]})"
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=KEY_COMMAND_SECONDS, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ConfigError(
+            f"{told} cannot be used ({type(error).__name__}): run it by hand as the node's user."
+        ) from None
+    if done.returncode:
+        raise ConfigError(f"{told} ended with exit code {done.returncode}: run it by hand as the node's user.")
+    try:
+        secret = bytes.fromhex(done.stdout.decode("ascii").strip())
+    except ValueError:
+        secret = b""
+    if len(secret) != 32:
+        raise ConfigError(f"{told} does not print 64 hexadecimal digits and nothing else: mend it.")
+    return secret
 
 
 def _derive(master: bytes, purpose: bytes) -> bytes:

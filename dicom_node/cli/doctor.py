@@ -17,6 +17,7 @@ import typer
 from dicom_node.cli.output import ConfigOption, JsonOption, find_config, print_json, print_table
 from dicom_node.config import NodeConfig
 from dicom_node.errors import NodeError
+from dicom_node.storage_encryption import unencrypted
 
 PACKAGES = ("pydicom", "pynetdicom", "highdicom", "torch", "monai", "flwr", "cryptography", "sqlite-utils")
 
@@ -117,11 +118,16 @@ def _keys(config: NodeConfig) -> Iterator[Finding]:
         yield Finding(
             "vault passphrase", set_, "set" if set_ else "not set", f"export {config.vault.passphrase_env}=..."
         )
-    else:
+    elif not config.vault.key_command:
         there = config.vault.key_file.is_file()
         yield Finding(
             "vault key", there, str(config.vault.key_file), "restore it from your copy, or run `fedpacs node init` anew"
         )
+    if config.storage.encryption == "dm-crypt":
+        bare = unencrypted(config)
+        yield Finding("dm-crypt", not bare, ", ".join(bare) or "everything", "move these folders onto a LUKS device")
+    else:
+        yield Finding("encryption at rest", True, f"{config.storage.encryption} (the vault: always)")
     token = config.web.token_file.is_file()
     yield Finding("API token", token, str(config.web.token_file), "write a random token into it, mode 600")
     if config.federation.coordinator:

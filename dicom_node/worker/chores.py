@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from dicom_node.labels import land
 from dicom_node.policy import excluded_because
+from dicom_node.quarantine import Quarantine
 from dicom_node.worker.pipeline import OPTED_OUT, Pipeline, is_labelled
 
 _BURNED_IN = "policy.exclude_burned_in"
@@ -25,6 +26,7 @@ class Chores:
         self.land_labels()
         self.follow_opt_ins()
         self.forget()
+        self.forget_set_aside()
 
     def land_labels(self) -> int:
         """Put imported labels on the studies that are catalogued already; -> how many studies have theirs.
@@ -96,3 +98,12 @@ class Chores:
         if any(erased):
             self.pipeline.audit.append("identified.erased", studies=sum(map(bool, erased)), instances=sum(erased))
         return sum(map(bool, erased))
+
+    def forget_set_aside(self) -> int:
+        """Erase identified bytes that lie in quarantine for longer than retention.quarantine_hours; -> how many instances."""
+        config = self.pipeline.config
+        hours = config.retention.quarantine_hours
+        if not hours:
+            return 0
+        with Quarantine(config) as quarantine:
+            return quarantine.expire(self.clock() - hours * 3600)

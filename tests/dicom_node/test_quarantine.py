@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
 
+from dicom_node.audit import AuditLog
 from dicom_node.cli.node import app
+from dicom_node.config import RetentionSettings
 from dicom_node.errors import InputError, RefusedError
 from dicom_node.quarantine import Quarantine
+from dicom_node.worker.chores import Chores
 from tests.dicom_node.deid_double import DeidDouble
 from tests.dicom_node.test_worker import Bench, check_dataset
 from tests.interop.studies import ct_instance, planted
@@ -124,3 +128,16 @@ def test_release_and_purge_want_to_know_what(node: Bench) -> None:
     for command in ("release", "purge"):
         done = CliRunner().invoke(app, ["quarantine", command, "--config", str(node.config.path)])
         assert isinstance(done.exception, InputError)
+
+
+def test_retention_erases_what_nobody_decided_about_in_time(node: Bench) -> None:
+    hours = node.config.model_copy(update={"retention": RetentionSettings(quarantine_hours=2)})
+    aside = [one.number for one in Quarantine(node.config).entries()]
+    newest = max(Quarantine(node.config).spool.instance(number).received_at for number in aside)
+    for config, age, left in ((node.config, 100, 3), (hours, 1, 3), (hours, 3, 0)):
+        pipeline = SimpleNamespace(config=config)
+        Chores(pipeline, clock=lambda age=age: newest + age * 3600.0).forget_set_aside()
+        assert len(Quarantine(node.config).entries()) == left
+    assert not list(node.config.storage.quarantine.glob("*/*.dcm"))
+    (record,) = AuditLog(node.config.storage.audit).records("quarantine.purged")
+    assert (record.facts["by"], record.facts["numbers"]) == ("retention", aside)
