@@ -214,6 +214,26 @@ def rounds(
         )
 
 
+@app.command()
+def papers(
+    out: Annotated[Path, typer.Option("--out", help="Folder to write them to.")],
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Draft the hospital's papers from this node's settings: Article 30 record, DPIA, HIPAA statement, data-flow diagram.
+
+    What a program cannot know stands as [BLANK: …].
+    """
+    from dicom_node.papers import write_papers
+
+    written = write_papers(find_config(config), out)
+    blanks = sum(file.read_text(encoding="utf-8").count("[BLANK: ") for file in written if file.suffix == ".md")
+    if as_json:
+        print_json({"files": [str(file) for file in written], "blanks": blanks})
+        return
+    print(f"Wrote {len(written)} files to {out}; {blanks} places marked [BLANK: …] are for you to fill in.")
+
+
 def _when(at: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M", time.gmtime(at))
 
