@@ -24,7 +24,7 @@ def serve(config: NodeConfig, stop: Stop) -> None:
     app, web = create_app(config), config.web
     with ExitStack() as open_sockets:  # uvicorn ends by itself on SIGTERM and SIGINT
         listeners = [open_sockets.enter_context(_listen(config))]
-        beside = []
+        beside: list[socket.socket] = []
         if web.unix_socket is not None:
             door = open_sockets.enter_context(_listen_unix(config.path, web.unix_socket))
             (listeners if web.tls_certificate is None else beside).append(door)  # TLS is for the network

@@ -88,7 +88,7 @@ class Oidc:
             "grant_type": "authorization_code", "code": code, "redirect_uri": self._redirect,
             "client_id": self._settings.client_id, "code_verifier": one.verifier,
         }  # fmt: skip
-        proof = (self._settings.client_id, self._secret) if self._secret else None
+        proof = httpx.BasicAuth(self._settings.client_id, self._secret) if self._secret else httpx.USE_CLIENT_DEFAULT
         try:
             async with httpx.AsyncClient(timeout=_SECONDS) as client:
                 token = await client.post(str(found["token_endpoint"]), data=asked, auth=proof)

@@ -60,6 +60,8 @@ RIGHTS: Rights = (
     ("POST", rf"/orthanc/offer|{_STUDY}/(exclude|include)", "data-manager", "orthanc"),
 )
 
+ORTHANC_ACTIONS = {"exclude": orthanc_study.exclude, "include": orthanc_study.include}
+
 Digest = Annotated[str, Path(pattern=f"^{_DIGEST}$", description="A project's SHA-256.")]
 OrthancId = Annotated[str, Path(pattern="^[0-9a-f]{8}(-[0-9a-f]{8}){4}$", description="Orthanc's id of a study.")]
 Limit = Annotated[int, Query(ge=1, le=1000)]
@@ -299,8 +301,7 @@ def _add_orthanc(app: FastAPI) -> None:
     ) -> dict[str, Any]:
         """Exclude the patient of this study from the federation, or take them back."""
         by = request.state.caller.name
-        act = {"exclude": orthanc_study.exclude, "include": orthanc_study.include}[action]
-        return {"studies": await asyncio.to_thread(act, config, orthanc_id, by)}
+        return {"studies": await asyncio.to_thread(ORTHANC_ACTIONS[action], config, orthanc_id, by)}
 
 
 async def orthanc_state(app: FastAPI, orthanc_id: str) -> orthanc_study.StudyState:

@@ -219,15 +219,6 @@ class NodeView:
             "projects": {digest: {"messages": count, "bytes": size} for digest, (count, size) in sums.items()},
         }
 
-    def ledger(self) -> list[dict[str, Any]]:
-        """Privacy budgets as charged at this node, by project: {"project", "name", "epsilon", "delta", "of", "rounds"}."""
-        known = {project.digest: project.name for project in self.projects_table.list()}
-        newest: dict[str, dict[str, Any]] = {}
-        for record in self.audit.newest("privacy.charged", 1000):
-            digest = str(record.facts.get("project", ""))
-            newest.setdefault(digest, {**record.facts, "name": known.get(digest, "")})
-        return list(newest.values())
-
     def fingerprint(self) -> str:
         """Changes when anything that a page shows changes; cheap enough to be asked for every second.
 

@@ -48,7 +48,6 @@ def add_routes(app: FastAPI) -> None:
         checked = await app.state.verifier.verdict()
         values["checked"] = checked
         values["checked_at"] = datetime.fromtimestamp(checked.at, UTC).strftime("%H:%M:%S UTC") if checked else ""
-        values["ledger"] = view.ledger()
         return render(app, request, "left.html", **values)
 
 

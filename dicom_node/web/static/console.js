@@ -142,6 +142,11 @@ async function refresh() {
       return;
     }
     const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+    const names = (one) => [...one.querySelectorAll("main [data-live]")].map((part) => part.id).join();
+    const main = document.getElementById("main");
+    if (names(document) !== names(page) && !busy(main)) {
+      main.replaceWith(page.getElementById("main")); // a part has come or gone
+    }
     for (const old of document.querySelectorAll("[data-live]")) {
       const fresh = page.getElementById(old.id);
       if (fresh) {
