@@ -32,6 +32,8 @@ WORDS: Mapping[str, str] = {
     "geometric_median": f"{_ROBUST} takes the point with the least sum of distances to all results.",
     "centred_clipping": f"{_ROBUST} shortens every change that lies far from the round before.",
     "norm_bound": f"{_ROBUST} shortens every change that is larger than a bound.",
+    "split": "The network is cut: its first and last layers are computed in your hospital, the middle at the coordinator. For"
+    " each batch what the first layers make of your images goes there and back; images and labels stay.",
     "decentralised": "All hospitals train the same model at the same time and exchange their results among themselves, through a"
     " mailbox (relay) that cannot read them. Each computes the same average; a majority has to sign it before it counts.",
     "ensemble": "Each hospital trains a model of its own, which never leaves it; only what these models say about reference"

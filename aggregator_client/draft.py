@@ -43,7 +43,7 @@ args = {{ in_channels = 1, classes = 3, widths = [16, 32, 64], norm = "batch" }}
 [algorithm]
 name = "fedavg"          # fedavg | fedprox | scaffold | fedbn | fedper | fednova | fedavgm | fedadam | fedyogi | fedadagrad
                          # | qfedavg | agnostic | cyclic | single_transfer | median | trimmed_mean | krum | multi_krum
-                         # | geometric_median | centred_clipping | norm_bound | ensemble | decentralised
+                         # | geometric_median | centred_clipping | norm_bound | ensemble | split | decentralised
                          # (docs/coordinator.md)
 # args = {{ share = 0.5 }}  # each algorithm has its own; share: of the hospitals that train in a round
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,7 +22,8 @@ from aggregator_client.invitations import Invitation
 from aggregator_client.keys import NodeKeys, renewed
 from aggregator_client.ledger import Ledger
 from aggregator_client.local_job import LocalJob
-from aggregator_client.messages import ANSWERS, COORDINATOR, REQUESTS, SUMMING, VERSION, Message
+from aggregator_client.messages import ANSWERS, COORDINATOR, REQUESTS, SPLITTING, SUMMING, VERSION, Message
+from aggregator_client.project import ProjectDocument
 from aggregator_client.sealing import Context
 from aggregator_client.secagg import stages
 from aggregator_client.trainer_process import TrainerProcess
@@ -32,6 +34,7 @@ from dicom_node.pause import is_paused
 
 Report = Callable[..., None]
 ENSEMBLE = ("predict", "deliver")
+EAGER_SECONDS = 20.0
 
 
 @dataclass
@@ -46,6 +49,9 @@ class Executor:
     report: Report
     trainer: TrainerProcess
     trust: Trust = field(init=False)
+    eager_until: float = 0.0
+    """While the next message of a chatty algorithm is near (time.monotonic)."""
+    _turns: Any = None
 
     def __post_init__(self) -> None:
         self.trust = trust_of(self.config, self.invitation)
@@ -104,6 +110,10 @@ class Executor:
             raise RefusedError(
                 f"Round {context.round} is none of the {document.rounds} rounds this hospital approved: it is not done."
             )
+        _fits(document.algorithm.name == "split", context.kind)
+        if context.kind in SPLITTING:
+            head = {**self._head(context, digest), "run": run, "kind": ANSWERS[context.kind]}
+            return self._split(document, context, request, head), document.privacy.model_dump(mode="json")
         require_ready(self.config, document)
         if context.kind in SUMMING:  # it has a journal of its own
             head = {**self._head(context, digest), "run": run, "kind": ANSWERS[context.kind]}
@@ -118,6 +128,18 @@ class Executor:
         answer = job.run({**self._head(context, digest)})
         require_approved(self.config, context.project_digest, document.name)  # it may have been withdrawn meanwhile
         return answer, document.privacy.model_dump(mode="json")
+
+    def _split(self, document: ProjectDocument, context: Context, request: Message, head: dict[str, Any]) -> Message:
+        """One step of split learning; torch, which the other algorithms leave to the trainer's process, is imported for it."""
+        from aggregator_client.split_site import SplitTurns
+
+        if self._turns is None:
+            self._turns = SplitTurns()
+        self.eager_until = time.monotonic() + EAGER_SECONDS
+        if context.kind == "split.forward":
+            require_ready(self.config, document)
+            self.report(activity="split learning", round=context.round)
+        return self._turns.answer(self, document, context, request, head)
 
     def _head(self, context: Context, request: str) -> dict[str, Any]:
         return {
@@ -149,10 +171,16 @@ class Executor:
             privacy=privacy,
             roster=roster,
         )
-        if kind != "refused" and context.kind not in SUMMING:
+        if kind != "refused" and context.kind not in (*SUMMING, *SPLITTING):
             run = str(answer.header["run"])
             self.ledger.keep(context.project_digest, run, context.round, context.kind, digest, sealed)
         return sealed
+
+
+def _fits(split: bool, kind: str) -> None:
+    """Raises RefusedError for a training that is not the approved project's: whole models never leave under split learning."""
+    if (split and kind == "train") or (not split and kind in SPLITTING):
+        raise RefusedError(f"The project this hospital approved does not train by {kind!r}: the request is refused.")
 
 
 def roster_of(request: Message) -> list[str]:

@@ -17,6 +17,8 @@ imported or run.
 | deliver | coordinator | the same | what all sites' outputs became |
 | sum.advert, sum.shares, ... | coordinator | the same | plan, and the stage's (aggregator_client.secagg.stages) |
 | sum.advert.answer, ... | site | request | the stage's |
+| split.forward, split.features, ... | coordinator | the same, attempt, step | arrays |
+| split.forward.answer, ... | site | request, loss or samples | arrays |
 | update | site | request, samples, loss, seconds, metrics (of the model it was given) | model, and what the algorithm adds |
 | metrics | site | request, samples, loss, seconds, metrics | |
 | outputs | site | request, samples, seconds | DICOM-SEG files or predictions.jsonl |
@@ -42,9 +44,11 @@ VERSION = 1
 COORDINATOR = "coordinator"
 SUMMING = ("sum.advert", "sum.shares", "sum.masked", "sum.agree", "sum.unmask")
 """The stages of secure aggregation, which follow on a round's training."""
-REQUESTS = ("train", "evaluate", "predict", "deliver", *SUMMING)
+SPLITTING = ("split.forward", "split.features", "split.backward", "split.collect")
+"""The steps of split learning, which take the place of a round's training."""
+REQUESTS = ("train", "evaluate", "predict", "deliver", *SUMMING, *SPLITTING)
 ANSWERS = {"train": "update", "evaluate": "metrics", "predict": "outputs", "deliver": "received"} | {
-    stage: f"{stage}.answer" for stage in SUMMING
+    stage: f"{stage}.answer" for stage in (*SUMMING, *SPLITTING)
 }
 REPLIES = (*ANSWERS.values(), "refused")
 MAX_HEADER = 1 << 20

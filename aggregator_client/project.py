@@ -104,6 +104,7 @@ class SumSettings(_Part):
         return {name: base64.b64decode(key) for name, key in self.sites.items()}
 
 
+SPLIT = "split"
 SUMMABLE = ("fedavg", "fedprox", "fedavgm", "fedadagrad", "fedadam", "fedyogi")
 """The algorithms that need no more than the weighted mean of the updates."""
 
@@ -227,6 +228,20 @@ class ProjectDraft(_Part):
         if self.min_sites < 3:
             raise ValueError(
                 f"min_sites must be 3 or more with the algorithm {DECENTRALISED}: of two no minority can be gone"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _splittable(self) -> Self:
+        if self.algorithm.name != SPLIT:
+            return self
+        if self.privacy.summed or self.transfer.compression != "none" or self.stop.patience or self.stop.keep != "last":
+            raise ValueError(
+                f"privacy.mode must be sealed, transfer.compression none and stop left out with the algorithm {SPLIT}"
+            )
+        if self.task.name != "classification" or self.network.name != "small_resnet":
+            raise ValueError(
+                f"task.name must be classification and network.name small_resnet with the algorithm {SPLIT}"
             )
         return self
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from aggregator_client.algorithm_words import words
 from aggregator_client.decentral.settings import ALGORITHM as DECENTRALISED
-from aggregator_client.project import ProjectDocument, ProjectDraft
+from aggregator_client.project import SPLIT, ProjectDocument, ProjectDraft
 
 WIDTH = 100
 
@@ -140,6 +140,14 @@ def _leaves(draft: ProjectDraft) -> list[str]:
             "The evaluation's figures stay here. No image, no header, no label of a single study and no pseudonym is sent.",
             "Each message is recorded in your audit log before it is sent: `fedpacs audit show --kind egress`.",
         ]
+    if draft.algorithm.name == SPLIT:
+        return [
+            "For each batch of images: what the network's first layers make of them (activations), and gradients of the loss.",
+            "After each round: the numbers of the network's first and last layers, the number of training images and the loss.",
+            "After the last round: the evaluation's figures.",
+            "No image, no header, no label of a single study and no patient's pseudonym is sent.",
+            "Each message is recorded in your audit log before it is sent: `fedpacs audit show --kind egress`.",
+        ]
     if draft.privacy.summed:
         return [
             "After each round: the change of the network's numbers, masked, so that only the hospitals' sum can be read.",
@@ -227,6 +235,11 @@ def _not_protected(draft: ProjectDraft) -> list[str]:
             )
         ]
     )
+    if draft.algorithm.name == SPLIT:
+        seen.append(
+            "Activations of a network's first layers can show the very images they were made from. This method hides labels and"
+            " the whole model, not pictures, from a coordinator that looks."
+        )
     return [
         *seen,
         "No noise is added: there is no differential privacy in this mode.",

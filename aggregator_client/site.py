@@ -37,6 +37,7 @@ from dicom_node.supervise import die_with_parent
 
 log = structlog.get_logger("fedpacs.federation")
 MAX_PAUSE_SECONDS = 15.0
+HURRY_SECONDS = 0.02
 JOIN_POLL_SECONDS = 2.0
 
 
@@ -70,7 +71,8 @@ def serve(link: SiteLink, executor: Executor, status: Status, poll_seconds: floa
             time.sleep(0.0 if moved else poll_seconds)
             continue
         try:
-            delivery = link.next(0.0 if moved else poll_seconds)
+            hurried = moved or time.monotonic() < executor.eager_until
+            delivery = link.next(HURRY_SECONDS if hurried else poll_seconds)
             if delivery is not None:
                 status.update(state="working")
                 answer = executor.handle(delivery.payload)

@@ -62,9 +62,9 @@ HIPPOCAMPUS = sim.Settings(
 RETINA = sim.Settings(
     network="monai_unet",
     args={"in_channels": 1, "classes": 2, "widths": [16, 32, 64]},
-    size=128,
+    size=256,
     rounds=16,
-    local=LocalSpec(steps=8, batch=4, lr=3e-3, weight_decay=1e-4, augment="light"),
+    local=LocalSpec(steps=16, batch=2, lr=3e-3, weight_decay=1e-4, augment="light"),
 )
 SETTINGS = {"chest": CHEST, "hippocampus": HIPPOCAMPUS, "retina": RETINA}
 NATURAL = {"hippocampus": "feature-shift", "retina": "natural"}

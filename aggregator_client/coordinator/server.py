@@ -24,6 +24,7 @@ from aggregator_client.coordinator.settings import CoordinatorConfig
 from aggregator_client.coordinator.state import RunFacts, RunState
 from aggregator_client.coordinator.strategies import Strategy, choose
 from aggregator_client.coordinator.strategies.ensemble import Ensemble
+from aggregator_client.coordinator.strategies.split import Split
 from aggregator_client.errors import FederationError, ProjectError, RefusedError, TooFewSitesError
 from aggregator_client.keys import CoordinatorKeys, tidy
 from aggregator_client.messages import Message
@@ -114,6 +115,12 @@ class Run:
         self.tell(
             {"event": "round", "round": number, "rounds": self.document.rounds, "step": str(step), "sites": chosen}
         )
+        if training and isinstance(self.strategy, Split):
+            from aggregator_client.coordinator import splitting  # torch, for this algorithm alone
+
+            merged, trained = splitting.train(self, number, model, chosen)
+            self._close(number, merged, trained, started)
+            return
         gather = Gathering(self, KINDS[step], number, chosen, model, self._parts(step)).wait()
         if step is Step.PREDICT:
             self._combine(number, sorted(gather.accepted))
@@ -124,11 +131,14 @@ class Run:
         merged = (
             summing.aggregate(self, number, model, trained) if self.summed else self._aggregate(number, model, trained)
         )
+        self._close(number, merged, trained, started)
+
+    def _close(self, number: int, merged: weights.Weights, trained: list[str], started: float) -> None:
         self.state.close_round(number, merged, self.strategy.state())
         if self.summed:
             summing.forget(self)
         seconds = round(time.monotonic() - started, 2)
-        self.tell({"event": "checkpoint", "round": number, "seconds": seconds, "sites": sorted(gather.accepted)})
+        self.tell({"event": "checkpoint", "round": number, "seconds": seconds, "sites": trained})
 
     # -- an ensemble's last steps -------------------------------------------------------------------------------------
 

@@ -38,7 +38,7 @@ except FederationError as error:
 class World:
     """A coordinator and two hospitals on this machine."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, **changes: object) -> None:
         self.root = root
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -46,8 +46,8 @@ class World:
         self.config = settings.create(root / "coordinator", name="University", host="127.0.0.1", port=port)
         names = ["North", "South"]
         self.hospitals = [hospital.hospital(root / n, n, self.config, 30, seed) for seed, n in enumerate(names)]
-        local = {"epochs": 1, "batch": 12, "lr": 3e-3}
-        self.project = hospital.project(self.config, local=local, deadline_s=600.0)
+        settled = {"local": {"epochs": 1, "batch": 12, "lr": 3e-3}, "deadline_s": 600.0} | changes
+        self.project = hospital.project(self.config, **settled)
         self.file = root / "project.json"
         self.file.write_bytes(self.project.file_bytes())
         self.folder = self.config.run_folder(self.project.digest)

@@ -16,8 +16,11 @@ from torch import nn
 from torch.nn import functional
 
 from trainer.errors import SpecError, WeightsError
-from trainer.local.data import Samples
+from trainer.local.augment import augment
+from trainer.local.data import Samples, epoch_order
+from trainer.local.training import class_weights, loss_of, make_optimizer, total_steps
 from trainer.networks.resnet import SmallResNet
+from trainer.spec import LocalSpec
 from trainer.weights import Weights, from_module, into_module
 
 
@@ -44,28 +47,56 @@ class _Head(nn.Module):
         return torch.as_tensor(self.linear(functional.relu(self.norm(x)).mean(dim=(2, 3))))
 
 
-class SplitSite:
-    """One site. Call `forward`, `loss`, `backward` in that order for each batch."""
+def own_layers(network: nn.Module) -> set[str]:
+    """The state names of a splittable network's first and last layers: what a site holds. SpecError for another network."""
+    parts_of(network)
+    return {name for name in network.state_dict() if not name.startswith("stages.") or name.startswith("stages.0.")}
 
-    def __init__(self, front: nn.Module, head: nn.Module, samples: Samples, optimizer: torch.optim.Optimizer) -> None:
-        self.front, self.head, self.samples, self.optimizer = front, head, samples, optimizer
+
+def own_optimizer(network: nn.Module, local: LocalSpec) -> torch.optim.Optimizer:
+    """The optimiser of a site's layers."""
+    front, _, head = parts_of(network)
+    return make_optimizer(nn.ModuleList([front, head]), local)
+
+
+class SplitSite:
+    """One site's half of a splittable network. Call `forward`, `loss`, `backward` in that order for each batch.
+
+    `network` is the whole one, of which the site uses and trains the first and last layers only.
+    `class_weights` float32 [classes].
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        samples: Samples,
+        optimizer: torch.optim.Optimizer,
+        class_weights: torch.Tensor | None = None,
+        smoothing: float = 0.0,
+        strength: str = "none",
+        seed: int = 0,
+    ) -> None:
+        self.network, self.samples, self.optimizer = network, samples, optimizer
+        self.front, _, self.head = parts_of(network)
+        self._weights, self._smoothing, self._strength = class_weights, smoothing, strength
+        self._generator = torch.Generator().manual_seed(seed)
         self._activations: torch.Tensor | None = None
         self._labels = torch.zeros(0, dtype=torch.int64)
 
     def forward(self, rows: np.ndarray) -> np.ndarray:
-        """Activations of a batch after the front layers."""
+        """Activations of an (augmented) batch after the front layers: float32 [N, C, H, W]."""
         self.front.train()
         self.head.train()
         images, self._labels = self.samples.batch(rows)
         self.optimizer.zero_grad()
-        self._activations = self.front(images)
+        self._activations = self.front(augment(images, self._strength, self._generator))
         return np.asarray(self._activations.detach().numpy())
 
     def loss(self, features: np.ndarray) -> tuple[np.ndarray, float]:
         """The gradient of the loss with respect to what the middle made of the batch, and the loss itself."""
         check_batch(features, len(self._labels))
         inside = torch.from_numpy(np.array(features)).requires_grad_()
-        loss = functional.cross_entropy(self.head(inside), self._labels)
+        loss = loss_of(self.head(inside), self._labels, self._weights, self._smoothing)
         loss.backward()
         assert inside.grad is not None
         return inside.grad.numpy(), float(loss.detach())
@@ -81,16 +112,32 @@ class SplitSite:
         self._activations = None
 
     def weights(self) -> Weights:
-        """This site's own layers as named arrays."""
-        return {f"{side}.{n}": v for side, part in self._sides() for n, v in from_module(part).items()}
+        """This site's own layers under their names in the whole network."""
+        own = own_layers(self.network)
+        return {name: value for name, value in from_module(self.network).items() if name in own}
 
     def adopt(self, arrays: Weights) -> None:
         """Take layers over. Errors: WeightsError when they are not this site's."""
-        for side, part in self._sides():
-            into_module(part, {n.removeprefix(f"{side}."): v for n, v in arrays.items() if n.startswith(f"{side}.")})
+        if set(arrays) != own_layers(self.network):
+            raise WeightsError("The layers given are not those of a site in this network: they are not used.")
+        into_module(self.network, {**from_module(self.network), **arrays})
 
-    def _sides(self) -> tuple[tuple[str, nn.Module], ...]:
-        return (("front", self.front), ("head", self.head))
+
+def half_of(network: nn.Module, samples: Samples, local: LocalSpec, classes: int, seed: int) -> SplitSite:
+    """A site's half as its local settings say; `network` holds the starting layers or gets them by `adopt`."""
+    balanced = local.class_weighted and samples.labels.ndim == 1
+    scales = class_weights(samples.class_counts(classes)) if balanced else None
+    optimizer = own_optimizer(network, local)
+    return SplitSite(network, samples, optimizer, scales, local.label_smoothing, local.augment, seed)
+
+
+def batches_of(samples: Samples, local: LocalSpec, seed: int) -> list[np.ndarray]:
+    """The rows of every batch of one round."""
+    generator = torch.Generator().manual_seed(seed)
+    batches: list[np.ndarray] = []
+    while len(batches) < total_steps(len(samples), local):
+        batches += epoch_order(len(samples), local.batch, generator)
+    return batches[: total_steps(len(samples), local)]
 
 
 def check_batch(values: np.ndarray, count: int) -> None:

@@ -25,6 +25,7 @@ from aggregator_client.coordinator.strategies.median import Median
 from aggregator_client.coordinator.strategies.norm_bound import NormBound
 from aggregator_client.coordinator.strategies.qfedavg import QFedAvg
 from aggregator_client.coordinator.strategies.scaffold import Scaffold
+from aggregator_client.coordinator.strategies.split import Split
 from aggregator_client.coordinator.strategies.trimmed_mean import TrimmedMean
 from aggregator_client.decentral.settings import ALGORITHM as DECENTRALISED
 from aggregator_client.errors import ProjectError
@@ -52,6 +53,7 @@ _INSTALLED: tuple[type[Strategy], ...] = (
     CentredClipping,
     NormBound,
     Ensemble,
+    Split,
 )
 STRATEGIES: Mapping[str, type[Strategy]] = {kind.name: kind for kind in _INSTALLED}
 
