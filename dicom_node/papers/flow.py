@@ -51,11 +51,13 @@ def drawing(facts: Facts) -> str:
     parts.append(
         f'<text x="{wall - 8}" y="262" text-anchor="end">identified</text><text x="{wall + 8}" y="262">de-identified</text>'
     )
-    parts.append(_box(24 + _BOX + _GAP, 205, "Vault", ["key and crosswalk, AES-256-GCM"], "#fde9e7", 50))
+    parts.append(_box(24 + _BOX + _GAP, 205, "Vault", ["AES-256-GCM, always"], "#fde9e7", 50))
     last = 24 + 4 * (_BOX + _GAP) + _BOX / 2
     receivers = [(one.coordinator, f"{one.name} {one.version}: {one.mode}") for one in facts.approved]
     if not receivers:
-        parts.append(f'<text x="{last}" y="330" text-anchor="middle">Nothing leaves: no project is approved.</text>')
+        parts.append(
+            f'<text x="{_WIDTH - 24}" y="330" text-anchor="end">Nothing leaves: no project is approved.</text>'
+        )
     for index, (who, what) in enumerate(receivers[:4]):
         x = _WIDTH - 40 - _BOX - index * (_BOX + _GAP)
         parts.append(_arrow(last, 172, x + _BOX / 2, 336))
@@ -68,7 +70,8 @@ def drawing(facts: Facts) -> str:
 def _box(x: float, y: float, title: str, lines: list[str], fill: str, height: int = 100) -> str:
     text = [f'<text x="{x + 8}" y="{y + 20}" font-weight="bold">{escape(_short(title))}</text>']
     text += [
-        f'<text x="{x + 8}" y="{y + 40 + 18 * row}">{escape(_short(line))}</text>' for row, line in enumerate(lines[:4])
+        f'<text x="{x + 8}" y="{y + 40 + 18 * row}" font-size="11">{escape(_short(line))}</text>'
+        for row, line in enumerate(lines[:4])
     ]
     return f'<rect x="{x}" y="{y}" width="{_BOX}" height="{height}" rx="6" fill="{fill}" stroke="#567"/>' + "".join(
         text
