@@ -102,7 +102,7 @@ more = []                           # further Orthancs: [{{ url = "http://127.0.
 [vault]
 key_file = "keys/vault.key"         # keep a copy elsewhere: without it no study can be re-identified
 passphrase_env = ""                 # or the name of an environment variable that holds a passphrase
-key_command = []                    # or a program that prints the key's 64 hex digits, e.g. pkcs11-tool: docs/threat-model.md
+key_command = []                    # or a program that prints the key's 64 hex digits, e.g. pkcs11-tool: docs/keys-and-audit.md
 """
 
 
