@@ -65,6 +65,7 @@ class Job:
     seconds: float = SECONDS
     memory: int = MEMORY
     staging: Path | None = None  # where heads wait for the rest of their series
+    previews: Path | None = None  # where their surfaces are drawn, before and after
 
 
 def load_key(path: Path | None) -> bytes:
@@ -233,7 +234,7 @@ class Worker:
     def __init__(self, job: Job, guarded: bool = False) -> None:
         self.guarded = guarded
         self.deid = Deidentifier(job.profile, job.key, job.uid_root, series=job.staging is not None)
-        self.staging, self._staged = job.staging, 0
+        self.staging, self.previews, self._staged = job.staging, job.previews, 0
         self.seconds = job.seconds
         self._folders: set[str] = set()
 
@@ -284,7 +285,7 @@ class Worker:
         reason = ""
         try:
             with _time_limit(5 * self.seconds + len(lines), self.guarded):
-                results = finish(files)
+                results = finish(files, self.previews)
         except _TimeUp:
             reason = "looking for its face took longer than is allowed"
         except (MemoryError, OSError, ValueError, IndexError, KeyError, AttributeError, TypeError) as error:

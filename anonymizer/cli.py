@@ -31,6 +31,13 @@ def deid(
         Path | None,
         typer.Option(help="JSON lines, one for each input [default: OUT/report.jsonl]; beside it NAME.md for people."),
     ] = None,
+    face_preview: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Draw heads' surfaces before and after here, outside --out: they show faces and stay in the hospital.",
+        ),
+    ] = None,
     explain: Annotated[str, typer.Option(metavar="TAG", help="Say what happens to a tag, and why, and stop.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -48,7 +55,11 @@ def deid(
     missing = [path for path in sources if not path.exists()]
     if missing:
         raise InputError(f"{missing[0]} does not exist; name files or folders that do.")
-    job = Job(rules, load_key(key))
+    if face_preview is not None and face_preview.resolve().is_relative_to(out.resolve()):
+        raise typer.BadParameter(
+            "--face-preview must lie outside --out: its pictures show faces and are not passed on."
+        )
+    job = Job(rules, load_key(key), previews=face_preview)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

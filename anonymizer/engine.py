@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import mmap
+import os
 import struct
 from pathlib import Path
 from typing import Any
@@ -278,10 +279,18 @@ def facts(rw: Rewriter, outcome: Outcome, offset: int | None) -> dict[str, Any]:
 
 
 def read(path: Path) -> bytes | memoryview:
-    """A file's bytes; large files are mapped, so that memory does not grow with them. Raises OSError."""
-    with path.open("rb") as handle:
-        size = handle.seek(0, 2)
-        if size <= _MAP_ABOVE:
-            handle.seek(0)
-            return handle.read()
-        return memoryview(mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ))
+    """A file's bytes; a large file is mapped, so that memory does not grow with it. Raises OSError."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        size = os.fstat(handle).st_size
+        if size > _MAP_ABOVE:
+            return memoryview(mmap.mmap(handle, size, access=mmap.ACCESS_READ))
+        data = os.read(handle, size + 1)
+        if len(data) == size:
+            return data
+        pieces = [data]
+        while piece := os.read(handle, _MAP_ABOVE):
+            pieces.append(piece)
+        return b"".join(pieces)
+    finally:
+        os.close(handle)

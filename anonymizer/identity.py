@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
+from anonymizer.charset import Charset
 from anonymizer.words import VENDORS, common_words, fold, other_kana, spellings, vocabulary
 
 _CJK = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff]")
@@ -31,6 +33,23 @@ class Source(NamedTuple):
 
     kind: str  # also "raw": the bytes of a name's part, as Latin-1
     text: str
+
+
+Told = tuple[str, bytes, Charset]  # the kind of a removed value, its bytes, and the character set they are written in
+
+
+def sources_of(told: Iterable[Told]) -> frozenset[Source]:
+    """The removed values of one object as texts."""
+    sources: set[Source] = set()
+    for kind, value, chars in told:
+        text = chars.decode(value)[0].strip(" \0")
+        if kind == "name" and not value.isascii():
+            sources.update(Source("raw", part.decode("latin-1")) for part in raw_parts(value))
+        if kind in ("birth", "day"):
+            text = re.sub(r"\D", "", text)[:8]
+        if text:
+            sources.update(Source(kind, part) for part in text.split("\\"))
+    return frozenset(sources)
 
 
 @dataclass(frozen=True)

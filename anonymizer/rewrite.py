@@ -14,7 +14,7 @@ from anonymizer.charset import Charset, charset
 from anonymizer.content import AGE, DUMMIED, DUMMY_SEQUENCES, place_of
 from anonymizer.documents import DOCUMENT
 from anonymizer.errors import TooLarge
-from anonymizer.identity import Source, identity, raw_parts
+from anonymizer.identity import Source, Told, identity, sources_of
 from anonymizer.model import Action
 from anonymizer.plan import PATIENT_ID, PATIENT_NAME, Planner, Step
 from anonymizer.private import REMOVED, PrivateBlocks
@@ -22,13 +22,13 @@ from anonymizer.profile import OPTIONS, Profile
 from anonymizer.pseudonym import Pseudonyms
 from anonymizer.stream import clean_fragments, clean_native
 from anonymizer.tables import keyword
-from anonymizer.values import KEEP, Values, padded
+from anonymizer.values import KEEP, REMEMBERED, Values, padded
 from anonymizer.walk import ITEM, ITEM_END, SEQUENCE_END, UNDEFINED, Element, File, Fragments, Items
 
 Part = bytes | memoryview
 _ASCII = Charset(("",))
 _STRUCTURAL = frozenset(["pixels", "sequence", "keep", "charset"])
-_NO_DIGITS = re.compile(r"\D")
+_EACH_TIME = frozenset(["uid", "class_uid", "pixels", "charset"])  # these take note of something, or look elsewhere
 METHOD = "fedpacs, PS3.15 Annex E"
 
 
@@ -61,10 +61,12 @@ class Rewriter:
     def clean_fact(self, tag: int) -> str:
         """A term of the header as it stands in the output."""
         raw = self.top_bytes(tag)
-        treated = self.values.term(tag, b"LO", raw, self.charset)
-        return (
-            raw.strip(b" \0").decode("latin-1") if treated is KEEP else bytes(treated or b"").decode("latin-1").strip()
-        )
+        found = self.values.facts.get((tag, raw))
+        if found is None:
+            treated = self.values.term(tag, b"LO", raw, self.charset)
+            clean = raw.strip(b" \0") if treated is KEEP else bytes(treated or b"").strip()
+            found = self.values.facts[tag, raw] = clean.decode("latin-1")
+        return found
 
     def top_number(self, tag: int, default: int = 0) -> int:
         """A top-level US, UL or IS value."""
@@ -80,49 +82,54 @@ class Rewriter:
     # -- what identifies ---------------------------------------------------------------------------------------------
 
     def _values(self) -> Values:
-        sources: set[Source] = set()
-        self._collect(self.file.elements, self.charset, 0, sources)
+        told: list[Told] = []
+        self._collect(self.file.elements, self.charset, 0, told)
+        key = (
+            tuple(told),
+            self.charset,
+            self.top_bytes(PATIENT_ID),
+            self.top_bytes(0x00100021),
+            self.top_bytes(0x0020000D),
+        )
+        values = self.plan.contexts.get(key)
+        if values is None or not key[2]:
+            values = self._new_values(sources_of(told))
+            if len(self.plan.contexts) >= 256:
+                self.plan.contexts.clear()
+            self.plan.contexts[key] = values
+        values.uids = set()
+        return values
+
+    def _new_values(self, sources: frozenset[Source]) -> Values:
         patient_id = self.charset.decode(self.top_bytes(PATIENT_ID))[0].strip(" \0")
         issuer = self.top_text(0x00100021) if self.profile.issuer_matters else ""
         # without an id nobody can tell two studies' patients from one another: each study is its own patient
         basis = patient_id or "study:" + (self.top_text(0x0020000D) or self.top_text(0x00080018))
         month_first = not re.search(rb"ISO_IR (101|109|110|144|148)", self.top_bytes(0x00080005))
-        who = identity(frozenset(sources))
         days, patient = self.pseudonyms.date_shift_days(basis), self.pseudonyms.patient(basis, issuer)
-        key = (id(who), days, patient, month_first, self.plan.dates == "shift")
-        values = self.plan.contexts.get(key)
-        if values is None:
-            if len(self.plan.contexts) >= 64:
-                self.plan.contexts.clear()
-            values = Values(self.pseudonyms, who, days, patient, month_first)
-            values.patient_id = patient_id
-            values.text_days = days if self.plan.dates == "shift" else None
-            self.plan.contexts[key] = values
-        values.uids = set()
+        values = Values(self.pseudonyms, identity(sources), days, patient, month_first)
+        values.patient_id = patient_id
+        values.text_days = days if self.plan.dates == "shift" else None
         return values
 
-    def _collect(self, elements: list[Element], chars: Charset, parent: int, sources: set[Source]) -> None:
+    def _collect(self, elements: list[Element], chars: Charset, parent: int, told: list[Told]) -> None:
         step, steps = self.plan.step, self.plan.steps
         for tag, vr, _, start, stop, items in elements:
             if items is not None:
                 if isinstance(items, Items):
                     for item in items.items:
                         inner = self._item_charset(item.elements, chars)
-                        self._collect(item.elements, inner, place_of(tag, item.elements, self.data), sources)
+                        self._collect(item.elements, inner, place_of(tag, item.elements, self.data), told)
                 continue
             if tag & 0x10000:
                 kind = "name" if vr == b"PN" else ""
             else:
                 kind = (steps.get((tag, vr, parent)) or step(tag, vr, parent)).source
             if kind and 1 < stop - start <= 1024:
-                value = bytes(self.data[start:stop])
-                text = chars.decode(value)[0].strip(" \0")
-                if kind == "name" and not value.isascii():
-                    sources.update(Source("raw", part.decode("latin-1")) for part in raw_parts(value))
-                if kind == "birth" or kind == "day":
-                    text = _NO_DIGITS.sub("", text)[:8]
-                if text:
-                    sources.update(Source(kind, part) for part in text.split("\\"))
+                value = bytes(
+                    self.data[start : start + 8 if kind == "day" else stop]
+                )  # a date time differs from slice to slice
+                told.append((kind, value, chars))
 
     def _item_charset(self, elements: list[Element], chars: Charset) -> Charset:
         for tag, _, _, start, stop, _ in elements:
@@ -145,10 +152,10 @@ class Rewriter:
         out: list[Part] = []
         data, done, replaced = self.data, self.done, {tag for tag, _ in additions}
         run_start = run_end = -1
-        step_of, steps, treat = self.plan.step, self.plan.steps, self._treat
         private = self.private.kept(elements, data, self.plan)
+        met, whole = self.values.met, explicit is self.walker.explicit
         for el in elements:
-            tag = el[0]
+            tag, vr, _, start, stop, items = el
             while additions and additions[0][0] < tag:
                 if run_end > run_start:
                     out.append(data[run_start:run_end])
@@ -157,11 +164,11 @@ class Rewriter:
             if tag in replaced:
                 treated: Any = None
             else:
-                if tag & 0x10000:
-                    step = private.get(tag, REMOVED)
-                else:
-                    step = steps.get((tag, el[1], parent)) or step_of(tag, el[1], parent)
-                treated = None if parent and step[0] == "pixels" else treat(el, step, chars, explicit, parent)
+                key, found = None, None
+                if items is None and whole and stop - start <= REMEMBERED and not tag & 0x10000:
+                    key = (tag, vr, bytes(data[start:stop]), parent, chars)
+                    found = met.get(key)
+                step, treated = found or self._decided(el, chars, parent, explicit, private, key)
                 if tag not in done or treated is not KEEP:
                     done[tag] = step
             if treated is KEEP:
@@ -178,13 +185,26 @@ class Rewriter:
             if treated is None:
                 continue
             if isinstance(treated, bytes):
-                out.append(self.walker.header(tag, el[1], len(treated), explicit) + treated)
+                out.append(self.walker.header(tag, vr, len(treated), explicit) + treated)
             else:
                 out.extend(treated)
         if run_end > run_start:
             out.append(data[run_start:run_end])
         out.extend(made for _, made in additions)
         return out
+
+    def _decided(
+        self, el: Element, chars: Charset, parent: int, explicit: bool, private: dict[int, Step], key: Any
+    ) -> tuple[Step, Any]:
+        """An element's step and what `_treat` makes of it; remembered under ``key`` where the same always follows."""
+        tag, vr = el[0], el[1]
+        step = private.get(tag, REMOVED) if tag & 0x10000 else self.plan.step(tag, vr, parent)
+        if parent and step[0] == "pixels":
+            return step, None
+        decided = step, self._treat(el, step, chars, explicit, parent)
+        if key is not None and step[0] not in _EACH_TIME:
+            self.values.remember(key, decided)
+        return decided
 
     def _treat(self, el: Element, step: Step, chars: Charset, explicit: bool, parent: int) -> Any:
         """KEEP, None, a new value, or the parts of a whole new element."""
@@ -314,7 +334,13 @@ class Rewriter:
 
     def actions(self) -> list[Action]:
         """What was done, one entry for each attribute met."""
-        return [_action(tag, step) for tag, step in sorted(self.done.items())]
+        key = tuple(self.done.items())
+        made = self.values.actions.get(key)
+        if made is None:
+            if len(self.values.actions) >= 64:
+                self.values.actions.clear()
+            made = self.values.actions[key] = [_action(tag, step) for tag, step in sorted(key)]
+        return made
 
 
 @lru_cache(maxsize=65536)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from anonymizer.charset import Charset
 from anonymizer.documents import placeholder
 from anonymizer.identity import Identity
-from anonymizer.plan import MANUFACTURER, NUMBERS, TERMS
+from anonymizer.model import Action
+from anonymizer.plan import MANUFACTURER, NUMBERS, TERMS, Step
 from anonymizer.pseudonym import Pseudonyms
 from anonymizer.shift import is_tm, shift_da, shift_dt
 from anonymizer.tables import dictionary_vr
@@ -31,7 +33,8 @@ _MAKERS = VENDORS | {
     "se",
 }
 Treated = bytes | bool | None
-_REMEMBERED, _REMEMBERED_BYTES = 8192, 256
+Met = tuple[int, bytes, bytes, int, Charset]  # tag, VR, value, the place it stands in, its character set
+_MOST, REMEMBERED = 8192, 256  # how many values a patient's context remembers, and of how many bytes at most
 
 _DS = re.compile(rb"[0-9+\-eE. \\\0]*$")
 _CS = re.compile(r"[A-Z0-9_ \\]*\0?$")
@@ -67,20 +70,20 @@ class Values:
         self.uids: set[str] = set()
         self.patient_id = ""
         self.additions: dict[object, list[tuple[int, bytes]]] = {}
-        self._done: dict[tuple[str, int, bytes, bytes, Charset], Treated] = {}
+        self.actions: dict[tuple[tuple[int, Step], ...], list[Action]] = {}
+        self.met: dict[Met, tuple[Step, Any]] = {}
+        self.facts: dict[tuple[int, bytes], str] = {}
 
     def treat(self, name: str, tag: int, vr: bytes, raw: bytes, charset: Charset) -> Treated:
-        """Apply the handler of that name; short values met before (in other instances too) are remembered."""
-        if name == "uid" or name == "class_uid" or len(raw) > _REMEMBERED_BYTES:
-            return getattr(self, name)(tag, vr, raw, charset)
-        key = (name, tag, vr, raw, charset)
-        try:
-            return self._done[key]
-        except KeyError:
-            if len(self._done) >= _REMEMBERED:
-                self._done.clear()
-            treated = self._done[key] = getattr(self, name)(tag, vr, raw, charset)
-            return treated
+        """Apply the handler of that name."""
+        treated: Treated = getattr(self, name)(tag, vr, raw, charset)
+        return treated
+
+    def remember(self, key: Met, decided: tuple[Step, Any]) -> None:
+        """Keep what was decided about a short value, for the same one in this patient's other instances."""
+        if len(self.met) >= _MOST:
+            self.met.clear()
+        self.met[key] = decided
 
     # Each handler: (tag, vr, raw value, character set) -> KEEP, None (remove the attribute) or the new value.
 

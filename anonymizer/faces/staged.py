@@ -42,18 +42,43 @@ def staging(targets: Sequence[Path]) -> Iterator[Path]:
         shutil.rmtree(place, ignore_errors=True)
 
 
-def finish(files: Sequence[Staged]) -> list[FaceResult]:
-    """Deface one series and move what came through to its place; -> one result a file, in order. Raises OutputError."""
+def finish(files: Sequence[Staged], previews: Path | None = None) -> list[FaceResult]:
+    """Deface one series and move what came through to its place; -> one result a file, in order. Raises OutputError.
+
+    ``previews``: a folder for the surface before and after, named after the new Series Instance UID.
+    """
     from anonymizer.faces.series import FaceFile, deface
 
-    results = deface([FaceFile(file.path, file.face) for file in files])
     try:
+        before = [_kept(file.path) for file in files] if previews is not None else []
+        results = deface([FaceFile(file.path, file.face) for file in files])
         for file, result in zip(files, results, strict=True):
             if result.status == "ok":
                 file.target.parent.mkdir(parents=True, exist_ok=True)
                 file.path.replace(file.target)
             else:
                 file.path.unlink(missing_ok=True)
+        if previews is not None and any(result.changed for result in results):
+            _show(previews, files, before, results)
+        for path in before:
+            path.unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(f"An output cannot be written ({error.strerror}); make room or name another --out.") from None
     return results
+
+
+def _kept(path: Path) -> Path:
+    """Another name for a file as it is now: what is defaced is written anew under the old name."""
+    kept = path.with_suffix(".before")
+    kept.hardlink_to(path)
+    return kept
+
+
+def _show(folder: Path, files: Sequence[Staged], before: Sequence[Path], results: Sequence[FaceResult]) -> None:
+    from anonymizer.faces.preview import previews, write
+
+    pairs = [
+        (old, file.target) for file, old, result in zip(files, before, results, strict=True) if result.status == "ok"
+    ]
+    pictures = previews([old.read_bytes for old, _ in pairs], [new.read_bytes for _, new in pairs])
+    write(folder, files[0].series or files[0].path.stem, pictures)

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
+import typer
 from numpy.typing import NDArray
+from PIL import Image
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRLittleEndian,
@@ -17,9 +19,11 @@ from pydicom.uid import (
     RLELossless,
 )
 from scipy import ndimage
+from typer.testing import CliRunner
 
 from anonymizer import Deidentifier, load_profile
 from anonymizer.batch import Job, Line, plan_outputs, run
+from anonymizer.cli import deid
 from anonymizer.faces.which import may_show_face
 from tests.anonymizer.heads import Head, make, write_classic, write_enhanced
 
@@ -185,3 +189,41 @@ def test_the_header_says_what_may_show_a_face(part: str, said: str, expected: st
 def test_a_region_code_and_a_scout_are_heeded() -> None:
     assert may_show_face(CT, "ORIGINAL\\PRIMARY\\LOCALIZER", "HEAD", frozenset(), "") == ""
     assert may_show_face(CT, "ORIGINAL\\PRIMARY", "", frozenset({"69536005"}), "abdomen") == "head"
+
+
+def test_the_site_may_look_at_the_surface_before_and_after(tmp_path: Path) -> None:
+    head = make("axial", "MR", seed=3, gap=4.0, pixel=3.0)
+    write_classic(head, tmp_path / "in")
+    refused = CliRunner().invoke(
+        app(), [str(tmp_path / "in"), "--out", str(tmp_path / "o"), "--face-preview", str(tmp_path / "o/p")]
+    )
+    assert refused.exit_code == 2 and not (tmp_path / "o").exists()
+    arguments = [
+        str(tmp_path / "in"),
+        "--out",
+        str(tmp_path / "out"),
+        "--face-preview",
+        str(tmp_path / "seen"),
+        "--workers",
+        "1",
+    ]
+    shown = CliRunner().invoke(app(), arguments)
+    assert shown.exit_code == 0, shown.output
+    (picture,) = (tmp_path / "seen").iterdir()
+    uid = str(pydicom.dcmread(next((tmp_path / "out").glob("*.dcm"))).SeriesInstanceUID)
+    assert picture.name == f"{uid}-1.png"
+    assert picture.stat().st_mode & 0o077 == 0 and (tmp_path / "seen").stat().st_mode & 0o077 == 0
+    pixels = np.asarray(Image.open(picture)).astype(int)
+    before, after = np.split(pixels, 2)
+    third = before.shape[1] // 3
+    low = slice(before.shape[0] // 2, before.shape[0] * 4 // 5)  # where nose and mouth are
+    assert np.abs(before - after)[low, third : 2 * third].mean() > 15  # from the front the face is another
+    top = slice(20, before.shape[0] // 4)
+    assert np.abs(before - after)[top, third : 2 * third].mean() < 2  # the vertex is the same
+    assert not list((tmp_path / "out").rglob("*.png")) and not list(tmp_path.rglob("*.before"))
+
+
+def app() -> typer.Typer:
+    made = typer.Typer()
+    made.command()(deid)
+    return made
