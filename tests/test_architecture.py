@@ -33,8 +33,12 @@ ALLOWED = {
         "dicom_node.cli.output",
         "dicom_node.cli.people",
         "dicom_node.accounts",
+        "dicom_node.web.api",
+        "dicom_node.web.events",
         "dicom_node.web.login",
+        "dicom_node.web.oidc",
         "dicom_node.web.security",
+        "dicom_node.web.words",
     ),
     # The demo and the coordinator's yardsticks stand in for a hospital's staff: they may see the whole node.
     "aggregator_client.demo": ("trainer", "dicom_node", "anonymizer"),

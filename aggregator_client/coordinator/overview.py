@@ -73,7 +73,8 @@ def overview(folder: Path) -> dict[str, Any]:
     running = is_running(folder)
     facts: dict[str, Any] = {"digest": folder.name, "running": running, "folder": str(folder)}
     if run is not None:
-        stated = "stopped" if run.state == "running" and not running else run.state
+        stated = "stopped" if run.state in ("running", "paused") and not running else run.state
+        pausing = running and stated == "running" and (folder / "paused").exists()
         facts |= {
             "project": run.project,
             "algorithm": run.algorithm,
@@ -82,7 +83,9 @@ def overview(folder: Path) -> dict[str, Any]:
             "best_round": best_model(scores) if scores else None,
             "state": stated,
             "reason": run.reason
+            or ("the round under way is its last one until it is resumed" if pausing else "")
             or ("its process ended: `fedpacs coordinator resume` goes on" if stated == "stopped" else ""),
+            "pausing": pausing,
             "started_at": run.started_at,
             "ended_at": run.ended_at,
         }
@@ -125,7 +128,7 @@ def table(folder: Path) -> list[dict[str, Any]]:
             "seconds": cell.seconds,
             "loss": cell.loss,
             "metric": cell.metric,
-            "worst_subgroup": cell.metrics.get("worst_subgroup"),
+            "worst_subgroup": _subgroup(cell),
             "bytes_in": cell.bytes_in,
             "bytes_out": cell.bytes_out,
         }
@@ -160,6 +163,7 @@ def _newest(cells: Sequence[SiteRound]) -> dict[str, Any]:
         "metric": figures.metric,
         "change": metrics[-1] - metrics[-2] if len(metrics) > 1 else None,
         "personal": figures.metrics.get("personal"),
+        "worst_subgroup": _subgroup(figures),
         "seconds": figures.seconds,
         **total,
     }
@@ -178,10 +182,26 @@ def _summary(cells: Sequence[SiteRound]) -> dict[str, Any]:
         "worst_site": fair["worst_site"],
         "best_metric": fair["best"],
         "spread": fair["spread"],
+        "worst_subgroup": _worst_subgroup(accepted),
         "missing": {cell.site: cell.reason for cell in cells if cell.state not in ("accepted", "asked")},
         "bytes_in": sum(cell.bytes_in for cell in cells),
         "bytes_out": sum(cell.bytes_out for cell in cells),
     }
+
+
+def _subgroup(cell: SiteRound) -> dict[str, Any] | None:
+    """A site's weakest group of patients, as it told: {"attribute", "value", "cases", "metric"}, checked, for it is foreign."""
+    told = cell.metrics.get("worst_subgroup")
+    if not isinstance(told, dict) or not isinstance(told.get("metric"), int | float):
+        return None
+    words = {name: str(told.get(name, ""))[:60] for name in ("attribute", "value")}
+    return {**words, "cases": told.get("cases"), "metric": float(told["metric"])}
+
+
+def _worst_subgroup(cells: Sequence[SiteRound]) -> dict[str, Any] | None:
+    """The weakest group over the sites of a round, with its site."""
+    told = [{**group, "site": cell.site} for cell in cells if (group := _subgroup(cell)) is not None]
+    return min(told, key=lambda group: float(group["metric"])) if told else None
 
 
 def _seconds(start: float, end: float | None) -> float:

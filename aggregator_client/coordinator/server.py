@@ -35,6 +35,7 @@ from aggregator_client.transport import Hub
 from trainer import networks, weights
 
 GRACE_SECONDS = 30.0
+PAUSED = "paused"  # a file of this name in the run's folder pauses it, also over a restart
 KINDS = {Step.ROUND: "train", Step.EVALUATE: "evaluate", Step.PREDICT: "predict", Step.DELIVER: "deliver"}
 Progress = Callable[[Mapping[str, Any]], None]
 
@@ -84,6 +85,7 @@ class Run:
         self.hub.start_run()
         try:
             while (step := self._next())[0] is not Step.DONE:
+                self._wait_while_paused()
                 self._do(*step)
         except FederationError as error:
             self.state.set_state("stopped", str(error))
@@ -91,6 +93,18 @@ class Run:
             raise
         self.state.set_state("finished")
         self.tell({"event": "finished", "rounds": self.document.rounds})
+
+    def _wait_while_paused(self) -> None:
+        """Begin no further round while somebody has paused the run; the round under way was finished."""
+        file = self.state.folder / PAUSED
+        if not file.exists():
+            return
+        self.state.set_state("paused")
+        self.tell({"event": "paused"})
+        while file.exists():
+            time.sleep(0.2)
+        self.state.set_state("running")
+        self.tell({"event": "resumed"})
 
     def _next(self) -> tuple[Step, int]:
         rounds, stop = self.document.rounds, self.document.stop

@@ -21,6 +21,7 @@ from aggregator_client.errors import SettingsError, StateError
 from aggregator_client.invitations import Invitation
 from aggregator_client.keys import CoordinatorKeys, coordinator_keys, exist
 from aggregator_client.roster import Members
+from dicom_node.config import OidcSettings, ProxySettings
 
 _TEMPLATE = """\
 # fedpacs coordinator. Relative paths are relative to the folder this file stands in.
@@ -35,6 +36,11 @@ listen = {listen}        # interface to listen on
 [storage]
 keys = "keys"            # keep a copy elsewhere: without it no project of yours can go on
 runs = "runs"            # models, metrics and state, one folder for each project
+
+[dashboard]              # anything but loopback needs TLS; oidc and proxy: docs/console.md
+names = []               # further host names it answers to
+# tls_certificate = "keys/dashboard.crt"
+# tls_key = "keys/dashboard.key"
 """
 
 
@@ -53,6 +59,16 @@ class StorageSettings(_Group):
     runs: Path = Path("runs")
 
 
+class DashboardSettings(_Group):
+    """Who may open the dashboard from where; the same settings as [web] of a node."""
+
+    names: tuple[str, ...] = ()
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    oidc: OidcSettings = OidcSettings()
+    proxy: ProxySettings = ProxySettings()
+
+
 class CoordinatorConfig(_Group):
     """Everything coordinator.toml says. Paths are absolute; `root` is the folder it stands in."""
 
@@ -61,6 +77,7 @@ class CoordinatorConfig(_Group):
     name: str = Field(min_length=1, max_length=120)
     network: NetworkSettings
     storage: StorageSettings = StorageSettings()
+    dashboard: DashboardSettings = DashboardSettings()
 
     @property
     def url(self) -> str:
@@ -157,7 +174,13 @@ def _validated(file: Path, values: dict[str, Any]) -> CoordinatorConfig:
         key = ".".join(str(part) for part in first["loc"])
         raise SettingsError(f"{file}: {key} is wrong ({first['msg']}): mend the value.") from None
     storage = {name: file.parent / value for name, value in config.storage}
-    return config.model_copy(update={"storage": config.storage.model_copy(update=storage)})
+    files = {name: file.parent / value for name, value in config.dashboard if isinstance(value, Path)}
+    return config.model_copy(
+        update={
+            "storage": config.storage.model_copy(update=storage),
+            "dashboard": config.dashboard.model_copy(update=files),
+        }
+    )
 
 
 def _is_loopback(host: str) -> bool:

@@ -16,7 +16,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
 from fastapi.templating import Jinja2Templates
@@ -28,7 +27,7 @@ from dicom_node.config import NodeConfig
 from dicom_node.errors import ConfigError, InputError, NodeError, RefusedError, UnreachableError
 from dicom_node.vault import Vault
 from dicom_node.web import pages, project_pages, rest, work_pages
-from dicom_node.web.api import PROBLEMS
+from dicom_node.web.api import PROBLEMS, add_problems
 from dicom_node.web.events import Changes
 from dicom_node.web.login import add_sessions
 from dicom_node.web.oidc import Oidc
@@ -82,6 +81,7 @@ def create_app(config: NodeConfig) -> FastAPI:
     app.state.templates = teach(Jinja2Templates(_TEMPLATES))
     app.state.verifier = Verifier(config.storage.audit)
     app.mount("/static", StaticFiles(directory=STATIC))
+    add_problems(app)
     _add_errors(app)
     _add_events(app)
     oidc = Oidc(web.oidc, config.root) if web.oidc.issuer else None
@@ -114,13 +114,6 @@ def _add_errors(app: FastAPI) -> None:
         if request.url.path.startswith("/pages/") and request.method == "GET":
             return render(app, request, "problem.html", status, problem=str(error))
         return JSONResponse({"error": str(error)}, status_code=status)
-
-    @app.exception_handler(RequestValidationError)
-    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        # where and what, never the value: it may be a Patient ID
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        return JSONResponse({"error": f"{place}: {first['msg']}"}, status_code=422)
 
 
 def _add_events(app: FastAPI) -> None:

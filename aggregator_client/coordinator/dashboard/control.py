@@ -44,10 +44,24 @@ def start(config: CoordinatorConfig, digest: str) -> None:
     raise RefusedError("No signed project with this digest lies in the coordinator's folder, or it was run already.")
 
 
-def resume(config: CoordinatorConfig, digest: str) -> None:
-    """Go on with a stopped run. Raises RefusedError."""
+def pause(config: CoordinatorConfig, digest: str) -> None:
+    """Let the round under way end and begin no further one until it is resumed. Raises RefusedError."""
     folder = _folder(config, digest)
+    if not overview.is_running(folder):
+        raise RefusedError("This run does not go on: there is nothing to pause.")
+    if _paused(folder).exists():
+        raise RefusedError("This run is paused already.")
+    _paused(folder).touch()
+
+
+def resume(config: CoordinatorConfig, digest: str) -> None:
+    """Go on with a paused or stopped run. Raises RefusedError."""
+    folder = _folder(config, digest)
+    paused = _paused(folder).exists()
+    _paused(folder).unlink(missing_ok=True)
     if overview.is_running(folder):
+        if paused:
+            return
         raise RefusedError("This run is going on already.")
     _spawn(config, ["resume", digest], digest)
 
@@ -64,6 +78,10 @@ def stop(config: CoordinatorConfig, digest: str, wait_seconds: float = 30.0) -> 
         if time.monotonic() > end:
             raise RefusedError("The run was asked to stop and has not ended yet: look again in a moment.")
         time.sleep(0.1)
+
+
+def _paused(folder: Path) -> Path:
+    return folder / "paused"
 
 
 def _folder(config: CoordinatorConfig, digest: str) -> Path:

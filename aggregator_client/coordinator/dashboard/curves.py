@@ -34,3 +34,22 @@ def draw(table: Sequence[Mapping[str, Any]]) -> str:
     colours |= {MEAN: "--act", WORST: "--bad"}
     alt = f"Metric of the global model by round at {len(sites)} sites; mean {mean[-1]:.3f}, worst {worst[-1]:.3f}"
     return charts.lines(points, drawn, colours, {}, MEAN, alt)
+
+
+def compare(runs: Sequence[Mapping[str, Any]]) -> str:
+    """The mean metric of several runs by round, over the rounds that all of them have; "" when there is none."""
+    series = {
+        f"{run['project']} {run['digest'][:6]}": {
+            int(row["round"]): float(row["mean_metric"]) for row in run["history"] if row["mean_metric"] is not None
+        }
+        for run in runs
+        if "project" in run
+    }
+    series = {name: points for name, points in series.items() if points}
+    common = sorted(set.intersection(*(set(points) for points in series.values()))) if series else []
+    if not common:
+        return ""
+    drawn = {name: [points[number] for number in common] for name, points in series.items()}
+    colours = {name: COLOURS[index % len(COLOURS)] for index, name in enumerate(drawn)}
+    alt = "Mean metric by round: " + "; ".join(f"{name} ends at {values[-1]:.3f}" for name, values in drawn.items())
+    return charts.lines(common, drawn, colours, {}, next(iter(drawn)), alt)

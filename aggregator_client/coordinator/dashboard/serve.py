@@ -7,6 +7,7 @@ import uvicorn
 from aggregator_client.coordinator.dashboard.app import create_app, token_file
 from aggregator_client.coordinator.settings import CoordinatorConfig
 from aggregator_client.errors import SettingsError
+from dicom_node.config import require_tls_beyond_loopback
 
 
 class _Server(uvicorn.Server):
@@ -23,17 +24,26 @@ class _Server(uvicorn.Server):
 
 
 def serve(config: CoordinatorConfig, host: str, port: int) -> None:
-    """Run until SIGTERM or Ctrl-C. Raises SettingsError when the port is taken."""
+    """Run until SIGTERM or Ctrl-C. Raises SettingsError when the port is taken or TLS is missing."""
+    tls = config.dashboard
+    try:
+        require_tls_beyond_loopback(host, tls.tls_certificate, tls.tls_key)
+    except ValueError as error:
+        raise SettingsError(f"{config.path}: [dashboard] {error}.") from None
     settings = uvicorn.Config(
         create_app(config, port, host),
         host=host,
+        ssl_certfile=tls.tls_certificate,
+        ssl_keyfile=tls.tls_key,
         port=port,
         access_log=False,
         log_config=None,
         timeout_graceful_shutdown=1,
     )
     shown = f"[{host}]" if ":" in host else host
-    ready = f"Dashboard of {config.name}: http://{shown}:{port}/ (before the first account: the token in {token_file(config)})"
+    scheme = "https" if tls.tls_certificate else "http"
+    token = f"before the first account: the token in {token_file(config)}"
+    ready = f"Dashboard of {config.name}: {scheme}://{shown}:{port}/ ({token})"
     try:
         _Server(settings, ready).run()
     except SystemExit as error:  # uvicorn's way to say that it cannot listen
