@@ -13,6 +13,7 @@ from dicom_node.queue import WorkQueue
 from dicom_node.receiver.occupancy import Occupancy
 from dicom_node.receiver.settings import Settings
 from dicom_node.spool import Ingest
+from dicom_node.spool.slab import SlabPool
 
 if TYPE_CHECKING:
     from dicom_node.receiver.association import Association
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("dicom_node.receiver")
 
+_BESIDE = 64 << 10  # a record's head and its padding
 _COUNT_SECONDS = 1.0
 _WATERMARK_SECONDS = 0.25
 _MOST_PEERS = 1000
@@ -47,6 +49,7 @@ class Service:
         self.ingest = Ingest(settings.spool, synchronous="NORMAL", count_seconds=_COUNT_SECONDS)
         self.ready: list[tuple[Association, Transfer]] = []
         self.now = time.monotonic()
+        self.slabs = SlabPool(settings.spill_bytes + _BESIDE)
         self.memory = 0
         self.refusing = False
         self._established = 0

@@ -1,7 +1,7 @@
 """One C-STORE operation, from its command to an instance that is ready to be committed, or to the reason it is refused.
 
-The data set is held in memory while it is small and streamed into a segment of its own when it is not; a refused one is
-read and forgotten. Every check comes before the answer: Success (0x0000) means whole, matching, identified and durable.
+The data set is held in a slab while it is small and streamed into a segment of its own when it is not; a refused one is read and
+forgotten. Every check comes before the answer: Success (0x0000) means whole, matching, identified and durable.
 """
 
 from __future__ import annotations
@@ -13,7 +13,10 @@ from dicom_node.spool.digest import Digest
 from dicom_node.spool.header import DEFLATED_LE, JPIP_DEFLATED
 from dicom_node.spool.ingest import LargeObject
 from dicom_node.spool.part10 import prefix
+from dicom_node.spool.segment import BLOCK, HEADER_SIZE
+from dicom_node.spool.slab import Slab
 
+_ALONE_AT_LEAST = 64 << 10  # written straight from its slab; smaller ones are gathered into one write
 _SPILL_AT_LEAST = 256 << 10
 _NO_STUDY = "the data set names no Study or Series Instance UID"
 
@@ -38,7 +41,7 @@ class Transfer:
     """A C-STORE operation in progress."""
 
     __slots__ = (
-        "_chunks", "_digest", "_large", "_service", "_transfer_syntax",
+        "_data_at", "_digest", "_head", "_large", "_service", "_slab", "_transfer_syntax",
         "command", "context_id", "incoming", "refusal", "size", "source",
     )  # fmt: skip
 
@@ -51,12 +54,16 @@ class Transfer:
         self.context_id = context_id
         self.source = source
         self._transfer_syntax = syntaxes[1]
-        self._chunks: list[bytes] = []
         self._digest = Digest()
         self._large: LargeObject | None = None
+        self._slab: Slab | None = None
         self.size = 0
         self.incoming: Incoming | None = None
         self.refusal = self._refuse_early(syntaxes[0])
+        if self.refusal is None:
+            self._head = prefix(command.uid(dimse.CLASS), command.uid(dimse.INSTANCE), syntaxes[1], source)
+            self._data_at = HEADER_SIZE + len(self._head)
+            self._slab = service.slabs.take()
 
     def _refuse_early(self, abstract: str) -> Refusal | None:
         command = self.command
@@ -72,55 +79,71 @@ class Transfer:
 
     def write(self, piece: memoryview) -> None:
         """Take the next fragment; copies it, since the buffer it lies in is used again."""
-        self.size += len(piece)
+        length = len(piece)
+        if self.refusal is None and self._large is None and not self._holds(length):
+            self._spill()
+        self.size += length
         if self.refusal is not None:
             return
-        chunk = bytes(piece)
-        self._digest.update(chunk)
-        self._chunks.append(chunk)
-        service = self._service
         if self._large is not None:
-            self._stream()
+            self._stream(self._large, piece)
             return
-        service.memory += len(chunk)
-        limit = service.settings.spill_bytes
-        if self.size > limit or (service.memory > service.settings.memory_bytes and self.size > _SPILL_AT_LEAST):
-            self._spill()
+        assert self._slab is not None
+        end = self._data_at + self.size
+        self._slab.view[end - length : end] = piece
+        self._digest.update(self._slab.view[end - length : end])
+        self._service.memory += length
+
+    def _holds(self, more: int) -> bool:
+        """Whether the object with `more` bytes is still to be held in memory."""
+        service, size = self._service, self.size + more
+        if size > service.settings.spill_bytes or self._data_at + size + BLOCK > service.slabs.size:
+            return False
+        return size <= _SPILL_AT_LEAST or service.memory + more <= service.settings.memory_bytes
+
+    def _held(self) -> memoryview:
+        assert self._slab is not None
+        return self._slab.view[self._data_at : self._data_at + self.size]
 
     def _spill(self) -> None:
         """Move what is held into a segment of its own, once its head has been checked."""
-        held = self.size
         try:
-            self._check(scan(b"".join(self._chunks), self._transfer_syntax, whole=False))
+            self._check(scan(self._held(), self._transfer_syntax, whole=False))
             self._large = self._service.ingest.large(self.source)
-            command = self.command
-            head = prefix(command.uid(dimse.CLASS), command.uid(dimse.INSTANCE), self._transfer_syntax, self.source)
-            self._large.begin(head)
-            self._stream()
+            self._large.begin(self._head)
+            self._large.write([self._held()])
+            self._digest.settle()
+            self._release_slab()
         except Refusal as refusal:
             self._refuse(refusal)
         except DataSetError as error:
             self._refuse(Refusal(dimse.CANNOT_UNDERSTAND, str(error)))
         except OSError:
             self._refuse(Refusal(dimse.OUT_OF_RESOURCES, "disk full"))
-        self._service.memory -= held
 
-    def _stream(self) -> None:
-        assert self._large is not None
+    def _stream(self, large: LargeObject, piece: memoryview) -> None:
+        chunk = bytes(piece)
+        self._digest.update(chunk)
         try:
             if self._service.disk_is_full():
                 raise OSError("disk watermark reached")
-            self._large.write(self._chunks)
-            self._chunks.clear()
+            large.write([chunk])
         except OSError:
             self._refuse(Refusal(dimse.OUT_OF_RESOURCES, "disk full"))
 
     def _refuse(self, refusal: Refusal) -> None:
         self.refusal = refusal
-        self._chunks.clear()
+        self._release_slab()
         if self._large is not None:
             self._large.abandon()
             self._large = None
+
+    def _release_slab(self) -> None:
+        """Give back the memory that the object was counted with."""
+        if self._slab is not None:
+            self._service.memory -= self.size
+            self._service.slabs.give(self._slab, self._data_at + self.size)
+            self._slab = None
 
     # -- the end ------------------------------------------------------------------------------------------------------
 
@@ -130,20 +153,22 @@ class Transfer:
             try:
                 self.incoming = self._validated()
             except Refusal as refusal:
-                self.release()
                 self._refuse(refusal)
         return self.refusal is None
 
     def _validated(self) -> Incoming:
         if self._large is not None:
             return self._validated_large(self._large)
-        data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+        data = self._held()
         try:
             header = scan(data, self._transfer_syntax)
         except DataSetError as error:
             raise Refusal(dimse.CANNOT_UNDERSTAND, str(error)) from None
         reason = self._check(header)
-        return Incoming(header, self._transfer_syntax, self.source, self._digest, self.size, (data,), reason)
+        item = Incoming(header, self._transfer_syntax, self.source, self._digest, self.size, (data,), reason)
+        if self.size >= _ALONE_AT_LEAST:
+            item.slab, item.data_at = self._slab, self._data_at
+        return item
 
     def _validated_large(self, large: LargeObject) -> Incoming:
         deflated = self._transfer_syntax == DEFLATED_LE or self._transfer_syntax in JPIP_DEFLATED
@@ -174,14 +199,12 @@ class Transfer:
         return "" if header.study_uid and header.series_uid else _NO_STUDY
 
     def release(self) -> None:
-        """Give back the memory that the object was counted with."""
-        if self._large is None and self.refusal is None:
-            self._service.memory -= self.size
-        self._chunks = []
+        """The object is committed: nothing of it is needed in memory any more."""
+        self._release_slab()
 
     def abandon(self) -> None:
-        """The association ended before the object did."""
-        self.release()
+        """The association ended before the object did, or it could not be kept."""
+        self._release_slab()
         if self._large is not None:
             self._large.abandon()
             self._large = None

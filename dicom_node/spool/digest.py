@@ -34,7 +34,7 @@ class Digest:
             self.update(piece)
 
     def update(self, piece: Buffer) -> None:
-        """`piece` must not change afterwards."""
+        """`piece` must not change until `settle` or `sha256` has returned."""
         self.crc = zlib.crc32(piece, self.crc)
         self._held.append(piece)
         self._size += len(piece)
@@ -57,11 +57,15 @@ class Digest:
         for piece in pieces:
             self._hash.update(piece)
 
-    def sha256(self) -> str:
-        """Hexadecimal, of everything so far."""
+    def settle(self) -> None:
+        """Wait until nothing of what was given is needed any more."""
         if self._held:
             self.start()
         if self._pending is not None:
             self._pending.result()
             self._pending = None
+
+    def sha256(self) -> str:
+        """Hexadecimal, of everything so far."""
+        self.settle()
         return self._hash.hexdigest()

@@ -22,7 +22,8 @@ from dicom_node.spool import part10
 from dicom_node.spool.database import WriteLock, connect, transaction
 from dicom_node.spool.digest import Digest
 from dicom_node.spool.header import Header
-from dicom_node.spool.segment import HEADER_SIZE, STAGE_BYTES, Buffer, SegmentWriter, StreamWriter, pack_header
+from dicom_node.spool.segment import BLOCK, HEADER_SIZE, STAGE_BYTES, Buffer, SegmentWriter, StreamWriter, pack_header
+from dicom_node.spool.slab import Slab
 
 
 class Outcome(StrEnum):
@@ -47,6 +48,11 @@ class Incoming:
     reason: str = ""  # why it goes to quarantine, if it does
     received_at: float = 0.0
     placed: LargeObject | None = None
+    slab: Slab | None = None  # that the data set lies in, `data_at` bytes from its start: room for the record's head
+    data_at: int = 0
+
+
+Place = tuple[str, int, int, int]  # segment, offset, length of the file, offset of the data set in it
 
 
 def study_key(study_uid: str, patient_id: str) -> str:
@@ -68,7 +74,7 @@ _FIND = "SELECT id, sha256, transfer_syntax FROM instances WHERE sop_uid=? AND s
 
 
 _CHECKPOINT_PAGES = 8000  # each checkpoint syncs twice: seldom on the hot path, though a long log slows readers
-_OVERHEAD = HEADER_SIZE + 1024  # a record's header and Part 10 prefix, generously
+_OVERHEAD = HEADER_SIZE + 1024 + BLOCK  # a record's header, Part 10 prefix and padding, generously
 
 
 class Ingest:
@@ -153,27 +159,34 @@ class Ingest:
 
     def _write(
         self, writer: SegmentWriter, batch: Sequence[Incoming], known: list[bool], now: float
-    ) -> list[tuple[str, int, int, int] | None]:
-        """(segment, offset, file length, data offset) of each instance that was not known, synced."""
-        buffers: list[Buffer] = []
-        places: list[tuple[str, int, int, int] | None] = []
+    ) -> list[Place | None]:
+        """The place of each instance that was not known, synced."""
+        staged: list[Buffer] = []
+        alone: list[tuple[int, bytes, Slab]] = []
+        places: list[Place | None] = [None] * len(batch)
         at = writer.end
-        for item, is_known in zip(batch, known, strict=True):
+        for number, item in enumerate(batch):
             item.received_at = item.received_at or now
-            if is_known:
-                places.append(None)
+            if known[number]:
                 continue
             if item.placed is not None:
-                places.append(item.placed.finish(item))
+                places[number] = item.placed.finish(item)
                 continue
             head = part10.prefix(item.header.sop_class, item.header.sop_uid, item.transfer_syntax, item.source)
             length = len(head) + item.length
-            buffers.append(pack_header(length, len(head), item.received_at, item.digest.crc, item.source) + head)
-            buffers.extend(item.chunks)
-            places.append((writer.name, at + HEADER_SIZE, length, len(head)))
+            places[number] = (writer.name, at + HEADER_SIZE, length, len(head))
+            record = pack_header(length, len(head), item.received_at, item.digest.crc, item.source) + head
+            if item.slab is not None and item.data_at == len(record):
+                alone.append((number, record, item.slab))
+                continue
+            staged.append(record)
+            staged.extend(item.chunks)
             at += HEADER_SIZE + length
-        if buffers:
-            writer.append(buffers)
+        if staged:
+            writer.append(staged)
+        for number, record, slab in alone:
+            places[number] = _place(writer, record, slab, batch[number].length)
+        if staged or alone:
             writer.sync()
         return places
 
@@ -199,7 +212,7 @@ class Ingest:
     def _record(
         self,
         batch: Sequence[Incoming],
-        places: Sequence[tuple[str, int, int, int] | None],
+        places: Sequence[Place | None],
         now: float,
     ) -> list[Outcome]:
         tally = Tally()
@@ -217,7 +230,7 @@ class Ingest:
         return outcomes
 
     @staticmethod
-    def _row(db: sqlite3.Connection, item: Incoming, place: tuple[str, int, int, int] | None, tally: Tally) -> Outcome:
+    def _row(db: sqlite3.Connection, item: Incoming, place: Place | None, tally: Tally) -> Outcome:
         header, digest = item.header, item.digest.sha256()
         outcome, original = Outcome.STORED, None
         if place is None:
@@ -254,6 +267,15 @@ class Ingest:
         )
         tally.add(item, outcome, key)
         return outcome
+
+
+def _place(writer: SegmentWriter, record: bytes, slab: Slab, length: int) -> Place:
+    """Write an instance from the memory it was received into; `record` is what stands before its data set."""
+    slab.memory[: len(record)] = record
+    offset = writer.end + HEADER_SIZE
+    writer.place(slab.memory, len(record) + length)
+    head = len(record) - HEADER_SIZE
+    return writer.name, offset, head + length, head
 
 
 @dataclass(slots=True)
@@ -306,7 +328,7 @@ class LargeObject:
             self.writer.sync()
             self._unsynced = 0
 
-    def finish(self, item: Incoming) -> tuple[str, int, int, int]:
+    def finish(self, item: Incoming) -> Place:
         """Make the data durable, then the header that makes it a record."""
         length = self.writer.end - HEADER_SIZE
         self.writer.sync()

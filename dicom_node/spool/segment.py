@@ -138,6 +138,17 @@ class SegmentWriter(Segment):
             self.truncate(start)
             raise
 
+    def place(self, memory: mmap.mmap, size: int) -> None:
+        """Write one record that fills the first `size` bytes of page-aligned memory, as a group of its own. Raises OSError."""
+        start, padded = self.end, _up(size)
+        memory[size:padded] = bytes(padded - size)
+        try:
+            self._reserve(start + padded)
+            self.end = self._flush(memory, start, padded)
+        except OSError:
+            self.truncate(start)
+            raise
+
     def _reserve(self, size: int) -> None:
         if size <= self._reserved:
             return

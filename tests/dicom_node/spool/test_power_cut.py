@@ -14,6 +14,8 @@ import pytest
 
 from dicom_node.spool import Incoming, Ingest, Spool, part10, recover, scan
 from dicom_node.spool.digest import Digest
+from dicom_node.spool.segment import HEADER_SIZE
+from dicom_node.spool.slab import Slab
 from tests.dicom_node.receiver.wire import CT, EXPLICIT, dataset
 from tests.dicom_node.spool.power import Disk
 
@@ -22,12 +24,17 @@ Ledger = dict[str, str]  # SOP Instance UID → SHA-256 of the data set
 
 
 def incoming(ingest: Ingest, uid: str, data: bytes, large: bool) -> Incoming:
+    """An object as the receiver hands it over: streamed, in the memory it was received into, or among the small ones."""
     item = Incoming(scan(data, EXPLICIT), EXPLICIT, "MODALITY", Digest([data]), len(data), () if large else (data,))
+    head = part10.prefix(CT, uid, EXPLICIT, "MODALITY")
     if large:
         item.placed = ingest.large("MODALITY")
-        item.placed.begin(part10.prefix(CT, uid, EXPLICIT, "MODALITY"))
+        item.placed.begin(head)
         for at in range(0, len(data), 10_000):
             item.placed.write([data[at : at + 10_000]])
+    elif len(data) > 50_000:
+        item.slab, item.data_at = Slab(1 << 17), HEADER_SIZE + len(head)
+        item.slab.view[item.data_at : item.data_at + len(data)] = data
     return item
 
 

@@ -17,8 +17,10 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
 
 from dicom_node.errors import InputError, StorageError
-from dicom_node.spool import Spool, part10, reindex, scan
-from dicom_node.spool.segment import BLOCK
+from dicom_node.spool import Incoming, Ingest, Outcome, Spool, part10, reindex, scan
+from dicom_node.spool.digest import Digest
+from dicom_node.spool.segment import BLOCK, HEADER_SIZE, read_records
+from dicom_node.spool.slab import SlabPool
 from tests.dicom_node.receiver.wire import CT, EXPLICIT, dataset
 
 recover_module = importlib.import_module("dicom_node.spool.recover")  # the package names a function so
@@ -194,3 +196,30 @@ def test_folders_are_the_owners_alone(spool: Spool, tmp_path: Path) -> None:
     for path in (tmp_path / "spool").rglob("*"):
         assert path.stat().st_mode & 0o077 == 0, path.name
     assert (tmp_path / "spool").stat().st_mode & 0o777 == 0o700
+
+
+def test_memory_that_is_used_again_leaves_nothing_of_the_object_before_in_the_segment(tmp_path: Path) -> None:
+    pool = SlabPool(1 << 20)
+    ingest = Ingest(tmp_path)
+    sizes = (300_000, 90_001)
+    for number, size in enumerate(sizes):
+        uid = f"2.25.7.{number}"
+        data = dataset(uid, pixels=bytes([0xA0 + number]) * size)
+        item = Incoming(scan(data, EXPLICIT), EXPLICIT, "MODALITY", Digest([data]), len(data), (data,))
+        item.data_at = HEADER_SIZE + len(part10.prefix(CT, uid, EXPLICIT, "MODALITY"))
+        item.slab = slab = pool.take()
+        slab.view[item.data_at : item.data_at + len(data)] = data
+        assert ingest.commit([item]) == [Outcome.STORED]
+        pool.give(slab, item.data_at + len(data))
+        assert pool.take() is slab
+        pool.give(slab, 0)
+    ingest.close()
+    with Spool(tmp_path) as spool:
+        first, second = (spool.find(f"2.25.7.{number}")[0] for number in range(2))
+        assert [len(spool.read(i)) - i.data_offset > size for i, size in zip((first, second), sizes, strict=True)] == [
+            True
+        ] * 2
+        whole = (tmp_path / "segments" / first.segment).read_bytes()
+    assert second.offset % BLOCK == HEADER_SIZE, "each starts at a block of its own"
+    assert not any(whole[second.offset + second.length :])
+    assert len(list(read_records(tmp_path / "segments" / first.segment))) == 2
