@@ -2,7 +2,8 @@
 
 Ours answers after fsync; storescp never syncs and Orthanc leaves it to SQLite. The sender is an outside load driver
 (--load-driver), so that no side is measured by its own client. Rounds are interleaved and medians compared, since a shared
-machine drifts. Prints inst/s and the ratios of the medians; with --json one object.
+machine drifts. Prints inst/s, the receiver's processor time per instance (user and system, of all its processes) and the ratios
+of the medians; with --json one object.
 
     python benchmarks/ingest.py --json [--rounds 3] [--scenarios ct_1,ct_8,tiny_1,tiny_8,nagle_1] [--folder DIR]
 """
@@ -86,26 +87,30 @@ def running(argv: list[str], port: int, env: dict[str, str] | None = None) -> It
             process.wait()
 
 
+Figures = dict[str, dict[str, list[float]]]  # receiver → scenario → one value a round
+Processes = tuple["subprocess.Popen[bytes]", ...]
+
+
 @contextmanager
-def ours(folder: Path, port: int) -> Iterator[None]:
+def ours(folder: Path, port: int) -> Iterator[Processes]:
     (folder / "node.toml").write_text(
         f'[dicom]\nae_title = "BENCH"\nport = {port}\nprocesses = 2\nhost = "127.0.0.1"\n[storage]\nmin_free_mb = 0\n'
     )
     argv = [sys.executable, "-m", "dicom_node.receiver", "--config", str(folder / "node.toml")]
-    with running(argv, port), running(argv, port):
+    with running(argv, port) as one, running(argv, port) as other:
         time.sleep(1.0)  # the second process has no port of its own to wait for
-        yield
+        yield one, other
 
 
 @contextmanager
-def storescp(folder: Path, port: int) -> Iterator[None]:
+def storescp(folder: Path, port: int) -> Iterator[Processes]:
     argv = ["storescp", "--fork", "-aet", "BENCH", "-od", str(folder), str(port)]
-    with running(argv, port, {"TCP_NODELAY": "1"}):
-        yield
+    with running(argv, port, {"TCP_NODELAY": "1"}) as process:
+        yield (process,)
 
 
 @contextmanager
-def orthanc(folder: Path, port: int) -> Iterator[None]:
+def orthanc(folder: Path, port: int) -> Iterator[Processes]:
     settings = {
         "Name": "bench",
         "StorageDirectory": str(folder),
@@ -117,11 +122,24 @@ def orthanc(folder: Path, port: int) -> Iterator[None]:
         "Plugins": [],
     }
     (folder / "orthanc.json").write_text(json.dumps(settings))
-    with running(["Orthanc", str(folder / "orthanc.json")], port, {"TCP_NODELAY": "1"}):
-        yield
+    with running(["Orthanc", str(folder / "orthanc.json")], port, {"TCP_NODELAY": "1"}) as process:
+        yield (process,)
 
 
 RECEIVERS: dict[str, Callable[[Path, int], Any]] = {"fedpacs": ours, "orthanc": orthanc, "storescp": storescp}
+
+
+def processor_seconds(processes: Processes) -> float:
+    """User and system time of process groups so far, with children that have ended (proc(5): utime to cstime)."""
+    groups, ticks = {process.pid for process in processes}, 0
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:  # it ended in this moment
+            continue
+        if int(fields[2]) in groups:
+            ticks += sum(map(int, fields[11:15]))
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def send(driver: Path, port: int, scenario: Scenario) -> float:
@@ -145,16 +163,18 @@ def send(driver: Path, port: int, scenario: Scenario) -> float:
         return float(json.loads(Path(report.name).read_text())["inst_per_s"])
 
 
-def measure(driver: Path, name: str, scenario: Scenario, parent: Path) -> float:
-    """One receiver, fresh folder, one scenario."""
+def measure(driver: Path, name: str, scenario: Scenario, parent: Path) -> tuple[float, float]:
+    """One receiver, fresh folder, one scenario: inst/s, and milliseconds of processor time an instance."""
     folder = Path(tempfile.mkdtemp(prefix=f"ingest-{name}-", dir=parent))
     port = free_port()
     try:
-        with RECEIVERS[name](folder, port):
+        with RECEIVERS[name](folder, port) as processes:
+            before = processor_seconds(processes)
             rate = send(driver, port, scenario)
+            used = processor_seconds(processes) - before
             if name == "fedpacs":
                 check_kept(folder, scenario.instances)
-            return rate
+            return rate, round(used * 1000 / scenario.instances, 3)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         os.sync()  # what one receiver left unwritten is not the next one's burden
@@ -195,6 +215,14 @@ def machine() -> dict[str, Any]:
     }
 
 
+def middle(figures: Figures, digits: int) -> dict[str, dict[str, float]]:
+    """The median of each receiver's rounds, scenario by scenario."""
+    return {
+        name: {key: round(statistics.median(values), digits) for key, values in found.items()}
+        for name, found in figures.items()
+    }
+
+
 def ratios(medians: dict[str, dict[str, float]]) -> dict[str, float]:
     found = {}
     for peer in ("orthanc", "storescp"):
@@ -223,7 +251,8 @@ def main() -> int:
         return 2
     binaries = {"orthanc": "Orthanc", "storescp": "storescp"}
     names = [n for n in arguments.receivers.split(",") if n not in binaries or shutil.which(binaries[n])]
-    raw: dict[str, dict[str, list[float]]] = {name: {} for name in names}
+    raw: Figures = {name: {} for name in names}
+    cpu: Figures = {name: {} for name in names}
     for number in range(arguments.rounds):
         for key in arguments.scenarios.split(","):
             base = SCENARIOS[key]
@@ -231,14 +260,14 @@ def main() -> int:
                 base.profile, max(1, int(base.instances * arguments.scale)), base.associations, base.nagle
             )
             for name in names[number % len(names) :] + names[: number % len(names)]:
-                rate = measure(arguments.load_driver, name, scenario, arguments.folder)
+                rate, used = measure(arguments.load_driver, name, scenario, arguments.folder)
                 raw[name].setdefault(key, []).append(rate)
-                print(f"round {number + 1} {key:8} {name:9} {rate:8.1f} inst/s", file=sys.stderr)
-    medians = {
-        name: {key: round(statistics.median(rates), 1) for key, rates in found.items()} for name, found in raw.items()
-    }
+                cpu[name].setdefault(key, []).append(used)
+                print(f"round {number + 1} {key:8} {name:9} {rate:8.1f} inst/s {used:7.3f} ms CPU", file=sys.stderr)
+    medians = middle(raw, 1)
     report = ratios(medians) | {
-        "medians": medians, "raw": raw, "rounds": arguments.rounds, "machine": machine(), "versions": versions()
+        "medians": medians, "cpu_ms_per_instance": middle(cpu, 3), "raw": raw, "rounds": arguments.rounds,
+        "machine": machine(), "versions": versions(),
     }  # fmt: skip
     if arguments.json:
         print(json.dumps(report, indent=1))
