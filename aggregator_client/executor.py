@@ -10,7 +10,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from aggregator_client import hours, messages, trust
@@ -22,7 +22,17 @@ from aggregator_client.invitations import Invitation
 from aggregator_client.keys import NodeKeys, renewed
 from aggregator_client.ledger import Ledger
 from aggregator_client.local_job import LocalJob
-from aggregator_client.messages import ANSWERS, COORDINATOR, REQUESTS, SPLITTING, SUMMING, VERSION, Message
+from aggregator_client.messages import (
+    ANSWERS,
+    COORDINATOR,
+    REQUESTS,
+    SPLITTING,
+    SUMMING,
+    VERSION,
+    Message,
+    roster_hash,
+    schema_hash,
+)
 from aggregator_client.project import ProjectDocument
 from aggregator_client.sealing import Context
 from aggregator_client.secagg import stages
@@ -93,6 +103,9 @@ class Executor:
             raise MessageError(f"The message is not a request to this site ({self.site}): it is not used.")
         if request.header.get("kind") != context.kind or request.header.get("round") != context.round:
             raise MessageError("The message's header and seal name different rounds or kinds: it is not used.")
+        other_roster = context.roster_hash and context.roster_hash != roster_hash(roster_of(request))
+        if other_roster or (context.schema_hash and context.schema_hash != schema_hash(request.parts.get("model"))):
+            raise MessageError("The message's seal is for another roster or model than it holds: it is not used.")
         if request.header.get("v") != VERSION:
             raise MessageError("The coordinator runs another version of fedpacs: update both sides.")
         return context, request
@@ -154,7 +167,7 @@ class Executor:
         self, context: Context, digest: str, answer: Message, privacy: Mapping[str, Any], roster: Sequence[str]
     ) -> bytes:
         kind = str(answer.header["kind"])
-        back = Context(context.project_digest, context.round, self.site, COORDINATOR, kind)
+        back = replace(context, sender=self.site, recipient=COORDINATOR, kind=kind)
         sealed = messages.wrap(
             answer,
             back,

@@ -56,6 +56,27 @@ _PLAIN, _OUTER, _INTRODUCED = b"FPM1", b"FPE1", b"FPE2"
 _LENGTH = struct.Struct(">I")
 
 
+def roster_hash(sites: Sequence[str]) -> str:
+    """Hex SHA-256 of who is asked in a round: what a context binds a request and its answers to."""
+    return hashlib.sha256(b"fedpacs asked v1\x00" + json.dumps(sorted(sites)).encode()).hexdigest()
+
+
+def schema_hash(model: bytes | None) -> str:
+    """Hex SHA-256 of the names, types and shapes of a model's arrays (safetensors bytes); "" without a model.
+
+    Raises MessageError when the bytes are no safetensors file.
+    """
+    if model is None:
+        return ""
+    try:
+        size = int.from_bytes(model[:8], "little")
+        header = json.loads(bytes(model[8 : 8 + min(size, 1 << 26)]))
+        arrays = sorted((name, one["dtype"], one["shape"]) for name, one in header.items() if name != "__metadata__")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise MessageError("The model in the message is no safetensors file: send it again.") from None
+    return hashlib.sha256(b"fedpacs schema v1\x00" + json.dumps(arrays).encode()).hexdigest()
+
+
 @dataclass(frozen=True)
 class Message:
     """A header (JSON values only) and parts by name."""

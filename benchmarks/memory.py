@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ class MakingHub:
             step = np.float32(int(site.rsplit("-", 1)[1]) + 1)
             moved = {n: v + step if v.dtype.kind == "f" else v for n, v in self.start.items()}
             parts = {"model": weights.to_bytes(moved)}
-        back = Context(context.project_digest, context.round, site, COORDINATOR, kind)
+        back = replace(context, sender=site, recipient=COORDINATOR, kind=kind)
         return messages.wrap(
             Message(header, parts),
             back,

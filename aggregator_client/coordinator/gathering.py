@@ -72,6 +72,10 @@ class Gathering:
         self.gather = Gather(number, frozenset(sites), time.monotonic())
         self.request = self._request()
         self.digest = self.request.digest()
+        self.bound = {
+            "roster_hash": messages.roster_hash(sites),
+            "schema_hash": messages.schema_hash(self.request.parts.get("model")),
+        }
         self.handles: dict[str, Handle] = {}
         for site in sites:
             if self.counts and run.state.update(number, site) is not None:
@@ -141,7 +145,7 @@ class Gathering:
         except FederationError as error:  # revoked while the round goes on
             self._refuse(site, str(error), "refused")
             return
-        context = Context(self.run.project.digest, self.number, COORDINATOR, site, self.kind)
+        context = Context(self.run.project.digest, self.number, COORDINATOR, site, self.kind, **self.bound)
         blob = messages.wrap(
             self.request_of(site),
             context,
@@ -198,7 +202,9 @@ class Gathering:
         claimed, _ = messages.peek(blob)
         if claimed.kind not in REPLIES:
             raise MessageError(f"The answer of {site} is of the unknown kind {claimed.kind!r}: it is not used.")
-        expect = Context(self.run.project.digest, self.number, site, COORDINATOR, claimed.kind)
+        unread = claimed.kind == "refused" and not claimed.roster_hash  # a site that could not read what it was asked
+        bound = {} if unread else self.bound
+        expect = Context(self.run.project.digest, self.number, site, COORDINATOR, claimed.kind, **bound)
         _, answer = messages.unwrap(
             blob,
             private=self.run.keys.sealing,

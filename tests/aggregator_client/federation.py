@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +108,7 @@ class Site:
 
     def seal(self, context: Context, made: Message, number: int | None = None) -> bytes:
         kind = made.header["kind"]
-        back = Context(context.project_digest, number or context.round, self.name, COORDINATOR, kind)
+        back = replace(context, round=number or context.round, sender=self.name, recipient=COORDINATOR, kind=kind)
         return messages.wrap(made, back, recipient_public=self.coordinator.sealing_public, signer=self.keys.signing)
 
     def usual(self, context: Context, request: Message, **changes: Any) -> Message:

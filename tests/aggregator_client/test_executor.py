@@ -232,3 +232,31 @@ def test_what_an_algorithm_keeps_at_the_site_stays_there(tmp_path, trainer, algo
         assert ("extra" in first.parts) == (algorithm == "scaffold")
         if algorithm == "scaffold":
             assert all(name.startswith("delta.") for name in weights.from_bytes(first.parts["extra"]))
+
+
+def test_request_and_answer_are_bound_to_roster_and_schema(desk):
+    """What the seal says of the roster and the model must be what it holds; the answer is bound to the same."""
+    desk.hospital.approve(desk.project)
+    roster = ["North", "South"]
+    right = {"roster_hash": messages.roster_hash(roster), "schema_hash": messages.schema_hash(desk.model)}
+    other = weights.to_bytes({"other": np.zeros((2, 2), np.float32)})
+    for bound, taken in (
+        (right, True),
+        (right | {"roster_hash": messages.roster_hash(["North"])}, False),
+        (right | {"schema_hash": messages.schema_hash(other)}, False),
+    ):
+        context = Context(desk.project.digest, 1, COORDINATOR, "North", "train", **bound)
+        header = {"v": 1, "kind": "train", "run": "r", "round": 1, "rounds": 3, "deadline_s": 60, "roster": roster}
+        request = messages.wrap(
+            Message(header, {"model": desk.model}),
+            context,
+            recipient_public=desk.keys.sealing_public,
+            signer=desk.coordinator.keys().signing,
+        )
+        blob = desk.executor.handle(request)
+        if taken:
+            claimed, _ = messages.peek(blob)
+            assert desk.read(blob).header["kind"] == "update"
+            assert (claimed.roster_hash, claimed.schema_hash) == (right["roster_hash"], right["schema_hash"])
+        else:
+            refused(desk.read(blob), "another roster or model")
