@@ -212,6 +212,20 @@ class FederationSettings(_Group):
         return value
 
 
+class InferenceModel(_Group):
+    """A model that runs on new studies by itself. `folder` holds model.safetensors and model.json."""
+
+    folder: Path
+    modalities: tuple[str, ...] = ()
+    body_parts: tuple[str, ...] = ()
+    type: Literal["binary", "fractional", "labelmap"] = "binary"
+
+
+class InferenceSettings(_Group):
+    models: tuple[InferenceModel, ...] = ()
+    poll_seconds: Seconds = 5.0
+
+
 class OrthancSource(_Group):
     url: str = ""
     username: str = ""
@@ -248,6 +262,7 @@ class NodeConfig(_Group):
     policy: PolicySettings = PolicySettings()
     web: WebSettings = WebSettings()
     federation: FederationSettings = FederationSettings()
+    inference: InferenceSettings = InferenceSettings()
     orthanc: OrthancSettings = OrthancSettings()
     vault: VaultSettings = VaultSettings()
 

@@ -92,6 +92,10 @@ device = "auto"                     # auto | cpu | cuda
 hours = []                          # e.g. ["19:00-06:00"]; [] means at any time
 proxy = ""
 
+[inference]                         # models that run on every new de-identified study they are for
+models = []                         # [{{ folder = "models/liver", modalities = ["CT"], body_parts = [], type = "binary" }}]
+poll_seconds = 5.0
+
 [orthanc]
 url = ""                            # "http://127.0.0.1:8042" to follow an Orthanc
 username = ""

@@ -3,6 +3,7 @@
 A zip file of
 
     model.safetensors    the global model: of the last round, or of the best one, as the project says
+    model.json           what `fedpacs model predict` needs to use it
     card.json            the model card: purpose, task, algorithm, and figures by site with the worst and the spread
     project.json         the signed project the hospitals approved
     participants.json    each hospital's name, public keys and fingerprint
@@ -45,10 +46,11 @@ from aggregator_client.project import CoordinatorIdentity, SignedProject, canoni
 from aggregator_client.roster import Member
 from aggregator_client.rotation import Pair, Succession, as_values
 from aggregator_client.sealing import Context, Receipt
+from trainer.modelcard import ModelCard
 
 FORMAT = "fedpacs-evidence-1"
 _FILES = ("model.safetensors", "card.json", "project.json", "participants.json", "rounds.json", "receipts.json")
-_LATER = ("successions.json",)
+_LATER = ("successions.json", "model.json")
 """What a bundle made by an earlier version need not hold."""
 _SIGN = b"fedpacs evidence v1\x00"
 _MAX_BYTES = 1 << 34
@@ -87,10 +89,15 @@ def export(config: CoordinatorConfig, folder: Path, out: Path) -> Evidence:
             "sites": [asdict(one) for one in state.table()],
         }
         taken = {one.site for one in state.table() if one.state == "accepted"}
+    document, digest = signed.document, hashlib.sha256(model).hexdigest()
+    usable = ModelCard(
+        name=document.name[:60], version=document.version, network=document.network, task=document.task, sha256=digest
+    )
     receipts = read_receipts(folder)
     people = _people(config, taken)
     files = {
         "model.safetensors": model,
+        "model.json": _json(usable.model_dump(mode="json")),
         "card.json": _json(facts),
         "project.json": signed.file_bytes(),
         "participants.json": _json(people),
@@ -243,7 +250,7 @@ def _read(file: Path) -> dict[str, bytes]:
             infos = bundle.infolist()
             stored = all(info.compress_type == zipfile.ZIP_STORED for info in infos)
             found = sorted(info.filename for info in infos)
-            known = found in (sorted(names), sorted(later))
+            known = names <= set(found) <= later and len(set(found)) == len(found)
             if stored and known and sum(info.file_size for info in infos) <= _MAX_BYTES:
                 return {info.filename: bundle.read(info) for info in infos}
     except FileNotFoundError:

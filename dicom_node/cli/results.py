@@ -31,10 +31,11 @@ def give(
     """
     from dicom_node.orthanc_reader.connect import open_clients
     from dicom_node.results import Results
+    from dicom_node.results.store import in_order
     from dicom_node.scu.store import expand
 
     settings = find_config(config)
-    files = [path for path in expand(sources) if path.suffix != ".json" and path.suffix != ".jsonl"]
+    files = in_order(path for path in expand(sources) if path.suffix not in (".json", ".jsonl"))
     clients, results = open_clients(settings), Results(settings)
 
     def fetch(sop_uid: str) -> bytes | None:

@@ -174,7 +174,8 @@ class Catalogue:
     def used_in(self, project_digest: str, round_number: int) -> list[str]:
         """The studies that took part in a round."""
         rows = self._db.execute(
-            "SELECT study_uid FROM uses WHERE project = ? AND round = ? ORDER BY study_uid", (project_digest, round_number)
+            "SELECT study_uid FROM uses WHERE project = ? AND round = ? ORDER BY study_uid",
+            (project_digest, round_number),
         )
         return [row["study_uid"] for row in rows]
 

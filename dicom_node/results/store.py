@@ -12,11 +12,13 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from pydicom import dcmread
+from pydicom.errors import InvalidDicomError
 from sqlite_utils.migrations import Migrations
 
 from anonymizer import Deidentifier, load_profile
@@ -25,7 +27,7 @@ from dicom_node.config import NodeConfig
 from dicom_node.database import connect, transaction
 from dicom_node.errors import RefusedError
 from dicom_node.optout import OptOuts
-from dicom_node.results.reidentify import SEGMENTATIONS, read_result, reidentify
+from dicom_node.results.reidentify import SEGMENTATIONS, Known, read_result, reidentify
 from dicom_node.results.source import Fetch, find_study
 from dicom_node.spool import Spool, study_key
 from dicom_node.spool.segment import sync_folder
@@ -43,6 +45,13 @@ def m001_results(db: Any) -> None:
              state TEXT NOT NULL, orthanc_id TEXT NOT NULL, reason TEXT NOT NULL, at REAL NOT NULL) WITHOUT ROWID"""
     )
     db.execute("CREATE INDEX results_study ON results(study_key)")
+
+
+@migrations()
+def m002_referred_to(db: Any) -> None:
+    """A measurement report refers to the Segmentation it was measured on, which is itself a result."""
+    for column in ("sop_class", "made_series"):
+        db.execute(f"ALTER TABLE results ADD COLUMN {column} TEXT NOT NULL DEFAULT ''")
 
 
 @dataclass(frozen=True)
@@ -101,7 +110,8 @@ class Results:
             original, known, patient_id = find_study(vault, spool, deid, result, fetch)
             if optouts.contains(patient_id):
                 raise RefusedError("The result's patient has opted out; it is not taken back.")
-            identified = reidentify(result, original, known, deid.uid)
+            sop_class, series = str(result.SOPClassUID), str(result.SeriesInstanceUID)
+            identified = reidentify(result, original, self._with_results(known, study, deid.uid), deid.uid)
         finally:
             for part in (optouts, spool, vault):
                 part.close()
@@ -121,10 +131,22 @@ class Results:
             "",
             "",
             time.time(),
+            sop_class,
+            series,
         )
         with transaction(self._db) as db:
             db.execute(f"INSERT OR IGNORE INTO results VALUES({', '.join('?' * len(row))})", row)
         return Returned(made, study, kind, title, "waiting", "", ""), True
+
+    def _with_results(self, known: Known, study: str, uid: Callable[[str], str]) -> Known:
+        """What a result may refer to: the study's images, and results of the same study that were taken before."""
+        rows = self._db.execute(
+            "SELECT made_uid, sop_uid, sop_class, made_series FROM results WHERE study = ? AND sop_class <> ''",
+            (study,),
+        ).fetchall()
+        instances = {row["made_uid"]: (row["sop_uid"], row["sop_class"]) for row in rows}
+        series = {row["made_series"]: uid(row["made_series"]) for row in rows}
+        return replace(known, instances={**known.instances, **instances}, series={**known.series, **series})
 
     def deliver(self, pacs: Target, to: str) -> int:
         """Store what waits in the PACS that has its study; -> how many. Call it again and again. Raises UnreachableError."""
@@ -176,6 +198,19 @@ class Results:
                 audit.append(kind, result=made, **facts)
         finally:
             audit.close()
+
+
+def in_order(files: Iterable[Path]) -> list[Path]:
+    """Segmentations before the reports that refer to them; what cannot be read last, for `take` to refuse."""
+
+    def rank(file: Path) -> int:
+        try:
+            header = dcmread(file, stop_before_pixels=True, specific_tags=["SOPClassUID"])
+            return 0 if str(header.SOPClassUID) in SEGMENTATIONS else 1
+        except (InvalidDicomError, AttributeError, OSError, EOFError, ValueError):
+            return 2
+
+    return sorted(files, key=lambda file: (rank(file), file))
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from dicom_node.labels import land
 from dicom_node.policy import excluded_because
 from dicom_node.quarantine import Quarantine
+from dicom_node.results.outbox import take_in
 from dicom_node.worker.pipeline import OPTED_OUT, Pipeline, is_labelled
 
 _BURNED_IN = "policy.exclude_burned_in"
@@ -27,6 +28,11 @@ class Chores:
         self.follow_opt_ins()
         self.forget()
         self.forget_set_aside()
+        self.take_results()
+
+    def take_results(self) -> int:
+        """Give what models made of studies its original identity, for the way back to the PACS; -> how many."""
+        return take_in(self.pipeline.config)
 
     def land_labels(self) -> int:
         """Put imported labels on the studies that are catalogued already; -> how many studies have theirs.

@@ -90,6 +90,17 @@ def test_a_bundle_verifies_and_tells_what_it_proves(config: CoordinatorConfig, f
         assert member.enrolment.token.encode() not in everything
 
 
+def test_the_bundle_unzipped_is_a_model_folder(config: CoordinatorConfig, folder: Path, tmp_path: Path) -> None:
+    from trainer.modelcard import load_model
+
+    out = tmp_path / "bundle.zip"
+    found = evidence.export(config, folder, out)
+    with zipfile.ZipFile(out) as bundle:
+        bundle.extractall(tmp_path / "model")
+    loaded = load_model(tmp_path / "model")
+    assert loaded.card.sha256 == found.model_sha256 and not loaded.network.training
+
+
 def test_every_flipped_byte_is_noticed(config: CoordinatorConfig, folder: Path, tmp_path: Path) -> None:
     """Except where a zip file holds bytes that mean nothing to anybody: the content read must then be the same."""
     file = tmp_path / "e.zip"
