@@ -109,16 +109,17 @@ class Catalogue:
 
         `text` is a modality, or the beginning of a Study Instance UID or of a patient's pseudonym.
         """
-        where = "(?1 IS NULL OR state = ?1)"
-        if text:  # as a range, which the indices answer; LIKE would read every row
-            where += " AND (modality = ?2 OR study_uid BETWEEN ?2 AND ?3 OR patient BETWEEN ?2 AND ?3)"
-        values = (state, text, text + "\uffff")
-        total = self._db.execute(f"SELECT count(*) FROM studies WHERE {where}", values[: 3 if text else 1]).fetchone()[
-            0
-        ]
+        parts, values = list[str](), list[str]()
+        if state:
+            parts, values = ["state = ?"], [state]
+        if text:  # as ranges, which the indices answer; LIKE would read every row
+            end = text + "\uffff"
+            parts.append("(modality = ? OR study_uid BETWEEN ? AND ? OR patient BETWEEN ? AND ?)")
+            values += [text, text, end, text, end]
+        where = f" WHERE {' AND '.join(parts)}" if parts else ""
+        total = self._db.execute(f"SELECT count(*) FROM studies{where}", values).fetchone()[0]
         rows = self._db.execute(
-            f"SELECT * FROM studies WHERE {where} ORDER BY added_at, study_uid LIMIT {int(limit)} OFFSET {int(offset)}",
-            values[: 3 if text else 1],
+            f"SELECT * FROM studies{where} ORDER BY added_at, study_uid LIMIT {int(limit)} OFFSET {int(offset)}", values
         )
         return [_record(StudyRecord, row) for row in rows], total
 

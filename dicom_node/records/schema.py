@@ -63,3 +63,9 @@ def m004_optouts(db: Any) -> None:
 def m005_studies_by_time(db: Any) -> None:
     """So that a page of a hundred thousand studies needs no sorting."""
     db.execute("CREATE INDEX studies_added ON studies(added_at, study_uid)")
+
+
+@migrations()
+def m006_studies_by_modality(db: Any) -> None:
+    """So that a search by modality, UID or pseudonym is answered by indices alone."""
+    db.execute("CREATE INDEX studies_modality ON studies(modality, added_at)")

@@ -296,10 +296,13 @@ class Spool:
         for ae, name, value in self.db.execute("SELECT ae, name, value FROM counters"):
             peers[ae][name] = value
         disk = os.statvfs(self.root)
+        held = self.db.execute(
+            "SELECT state, count(*), coalesce(sum(length), 0) FROM instances GROUP BY state"
+        ).fetchall()
         return SpoolStats(
             studies=dict(self.db.execute("SELECT state, count(*) FROM studies GROUP BY state").fetchall()),
-            instances=dict(self.db.execute("SELECT state, count(*) FROM instances GROUP BY state").fetchall()),
-            bytes=self.db.execute("SELECT coalesce(sum(length), 0) FROM instances WHERE state<>'purged'").fetchone()[0],
+            instances={state: count for state, count, _ in held},
+            bytes=sum(size for state, _, size in held if state != "purged"),
             oldest_waiting_s=None if oldest is None else max(0.0, now - oldest),
             peers=dict(peers),
             free_mb=disk.f_bavail * disk.f_frsize >> 20,

@@ -8,7 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 import socket
+import sqlite3
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,10 +22,11 @@ from dicom_node.pause import is_paused, pause_facts
 from dicom_node.projects import ProjectRecord, Projects
 from dicom_node.records import Catalogue, StudyRecord
 from dicom_node.results import Results
-from dicom_node.spool import Spool
+from dicom_node.spool import Spool, SpoolStats
 from dicom_node.status import read_last_error
 from dicom_node.web import work
 
+COUNT_SECONDS = 2.0  # so that ages and free disk go on where nothing else does
 _OUTCOMES = ("stored", "duplicate", "conflict", "quarantined")
 _NOT_TAKEN = (
     "rejected: ",
@@ -46,6 +49,7 @@ class NodeView:
         self.ledgers = [Ledger(ledger_path(storage.spool), source.url.rstrip("/")) for source in sources]
         self.results = Results(config)
         self.cards = work.Cards()
+        self._counts: dict[str, tuple[int, float, Any]] = {}
 
     def close(self) -> None:
         for each in (self.spool, self.catalogue, self.projects_table, self.audit, self.results):
@@ -57,13 +61,13 @@ class NodeView:
 
     def status(self) -> dict[str, Any]:
         """GET /status."""
-        stats, counts = self.spool.stats(), self.catalogue.counts()
+        stats, counts, reasons = self._counted()
         return {
             "node": self.connection(),
             "paused": is_paused(self.config),
             "pause": self.paused(),
             "pipeline": self._pipeline(stats.studies, stats.instances, counts),
-            "reasons": self._reasons(),
+            "reasons": reasons,
             "senders": [
                 {
                     "ae_title": ae, "instances": c.get("stored", 0), **{k: c.get(k, 0) for k in _OUTCOMES},
@@ -88,6 +92,22 @@ class NodeView:
             "at": _iso(time.time()),
         }  # fmt: skip
 
+    def _counted(self) -> tuple[SpoolStats, dict[str, int], dict[str, int]]:
+        """Counts over whole tables of the spool and of the catalogue, and why studies were set aside."""
+        stats, reasons = self._kept("spool", self.spool.db, lambda: (self.spool.stats(), self._reasons()))
+        counts = self._kept(
+            "catalogue", self.catalogue.connection, lambda: {**self.catalogue.counts(), "used": self.catalogue.used()}
+        )
+        return stats, counts, reasons
+
+    def _kept(self, name: str, connection: sqlite3.Connection, count: Callable[[], Any]) -> Any:
+        """What `count` said last; asked again when somebody has written to that database since, or after COUNT_SECONDS."""
+        version, now = _version(connection), time.monotonic()
+        known = self._counts.get(name)
+        if known is None or known[0] != version or now - known[1] > COUNT_SECONDS:
+            known = self._counts[name] = (version, now, count())
+        return known[2]
+
     def paused(self) -> dict[str, Any] | None:
         """{by, reason, at} of a pause."""
         facts = pause_facts(self.config)
@@ -111,7 +131,7 @@ class NodeView:
             "instances": sum(instances.values()),
             "received": sum(studies.values()),
             "complete": sum(studies.values()) - studies.get("receiving", 0),
-            "trained": self.catalogue.used(),
+            "trained": counts["used"],
             "receiving": studies.get("receiving", 0),
             "waiting": studies.get("complete", 0),
             "deidentified": studies.get("deidentified", 0),
@@ -222,14 +242,10 @@ class NodeView:
     def fingerprint(self) -> str:
         """Changes when anything that a page shows changes; cheap enough to be asked for every second.
 
-        SQLite counts the commits of other connections (PRAGMA data_version); the status files are small. While a study waits, its
-        age is worth a new look now and then.
+        The status files are small. While a study waits, its age is worth a new look now and then.
         """
         run = self.config.storage.run
-        versions = [
-            part.execute("PRAGMA data_version").fetchone()[0]
-            for part in (self.spool.db, self.catalogue.connection, self.audit.connection)
-        ]
+        versions = [_version(db) for db in (self.spool.db, self.catalogue.connection, self.audit.connection)]
         waiting = self.spool.db.execute(
             "SELECT 1 FROM studies WHERE state IN ('receiving', 'complete') LIMIT 1"
         ).fetchone()
@@ -260,6 +276,11 @@ def spent(privacy: Any) -> str:
         delta = budget.get("delta")
         words.append(f"ε {budget['epsilon']:.3g}" + (f" (δ {delta:.0e})" if isinstance(delta, float) else ""))
     return ", ".join(filter(None, words))
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    """SQLite's count of the commits of other connections."""
+    return int(connection.execute("PRAGMA data_version").fetchone()[0])
 
 
 def _stamp(path: Path) -> int:
