@@ -36,6 +36,8 @@ _ACTIVITY = ("110100", "Application Activity")
 EVENTS: dict[str, Event] = {
     "node.started": Event(*_ACTIVITY, ("110120", "Application Start")),
     "node.stopped": Event(*_ACTIVITY, ("110121", "Application Stop")),
+    "node.backup": Event("110106", "Export", action="R"),
+    "node.restored": Event("110107", "Import", action="C"),
     "node.": Event(*_SECURITY),
     "study.quarantined": Event("110103", "DICOM Instances Accessed", action="R", outcome="4"),
     "study.deidentified": Event("110103", "DICOM Instances Accessed", action="U"),

@@ -30,6 +30,8 @@ ALLOWED = {
         "dicom_node.status",
         "dicom_node.pause",
         "dicom_node.database",
+        "dicom_node.backup",
+        "dicom_node.cli.backup",
         "dicom_node.cli.output",
         "dicom_node.cli.people",
         "dicom_node.accounts",

@@ -12,13 +12,17 @@ from types import FrameType
 from typing import Annotated, Any
 
 import typer
+from rich.live import Live
 
-from aggregator_client.cli import rotation
+from aggregator_client.cli import backup, rotation
 from dicom_node.cli.output import JsonOption, print_json, print_table
 
 app = typer.Typer(help="The federation's coordinator: make it, let hospitals in, run projects.", no_args_is_help=True)
 app.command("rotate")(rotation.rotate_coordinator)
 app.command("revoke")(rotation.revoke_member)
+app.command()(backup.backup)
+app.command()(backup.restore)
+WATCH_SECONDS = 2.0
 DirOption = Annotated[
     Path, typer.Option("--dir", metavar="DIR", help="The coordinator's folder.", envvar="FEDPACS_COORDINATOR")
 ]
@@ -254,17 +258,23 @@ def status(
     from aggregator_client.coordinator import overview, settings
 
     config = settings.load(folder)
+
+    def runs() -> list[dict[str, Any]]:
+        return [overview.overview(found) for found in overview.find_runs(config, digest)]
+
+    if watch and not as_json and sys.stdout.isatty():
+        with Live(runs_table.tables(runs()), screen=True, auto_refresh=False) as live:
+            while True:
+                time.sleep(WATCH_SECONDS)
+                live.update(runs_table.tables(runs()), refresh=True)
     while True:
-        runs = [overview.overview(found) for found in overview.find_runs(config, digest)]
         if as_json:
-            print_json({"coordinator": config.name, "url": config.url, "runs": runs})
+            print_json({"coordinator": config.name, "url": config.url, "runs": runs()})
         else:
-            if watch:
-                print("\033[2J\033[H", end="")
-            runs_table.show(runs)
+            runs_table.show(runs())
         if not watch:
             return
-        time.sleep(2)
+        time.sleep(WATCH_SECONDS)
 
 
 @app.command()

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from dicom_node.cli import accounts, labels, optout, peers, pull, quarantine, results
-from dicom_node.cli.output import ConfigOption, JsonOption, find_config, print_json, print_table
+from dicom_node.cli import accounts, backup, labels, optout, peers, pull, quarantine, results
+from dicom_node.cli.output import ConfigOption, JsonOption, find_config, print_json
 from dicom_node.cli.people import ByOption
 from dicom_node.errors import RefusedError
 
@@ -20,6 +20,7 @@ app.add_typer(quarantine.app, name="quarantine")
 app.add_typer(accounts.app, name="account")
 app.add_typer(results.app, name="results")
 peers.add_to(app)
+backup.add_to(app)
 app.command()(pull.pull)
 
 
@@ -65,44 +66,22 @@ def run(config: ConfigOption = None) -> None:
 def status(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """What was received, from whom, how far it got, what waits, and what is wrong."""
     from dicom_node.web.view import NodeView
+    from dicom_node.web.work import gpus
 
     found = find_config(config)
     if not found.storage.spool.exists():
         raise RefusedError(f"The node in {found.root} has no spool yet: run it once with `fedpacs node run`.")
     view = NodeView(found)
     try:
-        facts = view.status()
+        facts = {**view.status(), "gpus": gpus(), "left": view.egress_total()}
     finally:
         view.close()
     if as_json:
         print_json(facts)
         return
-    node = facts["node"]
-    print(
-        f"{node['name']}: AE {node['ae_title']}, port {node['port']}, {'PAUSED' if facts['paused'] else 'not paused'}"
-    )
-    print_table("Pipeline", ("step", "count"), facts["pipeline"].items())
-    rows = [
-        [
-            *(sender[key] for key in ("ae_title", "instances", "duplicate", "conflict", "quarantined")),
-            f"{sender['bytes'] / 1e6:.1f}",
-            sum(sender["not_taken"].values()),
-        ]
-        for sender in facts["senders"]
-    ]
-    print_table("Senders", ("AE title", "stored", "duplicates", "conflicts", "quarantined", "MB", "not taken"), rows)
-    for sender in facts["senders"]:
-        for reason, count in sender["not_taken"].items():
-            print(f"  {sender['ae_title']}: {reason}: {count}")
-    processes = [(name, one.get("state", ""), one.get("restarts", "")) for name, one in facts["processes"].items()]
-    print_table("Processes", ("process", "state", "restarts"), processes)
-    waiting = facts["oldest_waiting_s"]
-    print(f"Disk: {facts['disk']['free_mb']} MB free (refuses below {facts['disk']['min_free_mb']} MB).")
-    if facts["disk"]["refusing"]:
-        print("REFUSING objects with 0xA700 until there is more: free the disk.")
-    print(f"Oldest waiting study: {'none' if waiting is None else f'{waiting} s'}. Opt-outs: {facts['optouts']}.")
-    if facts["last_error"]:
-        print(f"Last error: {facts['last_error']}")
+    from dicom_node.cli.status import show
+
+    show(facts)
 
 
 @app.command()
