@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dicom_node.cli.output import print_table
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
 
 SITE_COLUMNS = (
     "hospital",
@@ -21,23 +24,51 @@ SITE_COLUMNS = (
     "bytes in",
     "why it stalls",
 )
-ROUND_COLUMNS = ("round", "state", "answers", "cases", "mean loss", "mean metric", "worst", "spread", "seconds")
+ROUND_COLUMNS = (
+    "round",
+    "state",
+    "answers",
+    "cases",
+    "mean loss",
+    "mean metric",
+    "worst",
+    "worst group",
+    "spread",
+    "seconds",
+)
 
 
 def show(runs: list[dict[str, Any]]) -> None:
     """Print every run (see coordinator.overview) as two tables."""
+    (Console() if os.isatty(1) else Console(width=180)).print(tables(runs))
+
+
+def tables(runs: list[dict[str, Any]]) -> Group:
+    """Every run with its hospitals and rounds, and the worst hospital and group of patients beside the mean."""
     if not runs:
-        print("No project was run here yet.")
+        return Group("No project was run here yet.")
+    parts: list[RenderableType] = []
     for run in runs:
         why = f"; {run['reason']}" if run.get("reason") else ""
-        print(
-            f"{run.get('project', '')} ({run['digest'][:12]}): {run.get('state', 'begun')},"
-            f" round {run.get('round', 0)} of {run.get('rounds', '?')}{why}"
+        parts.append(
+            Text(
+                f"{run.get('project', '')} ({run['digest'][:12]}): {run.get('state', 'begun')},"
+                f" round {run.get('round', 0)} of {run.get('rounds', '?')}{why}"
+            )
         )
-        print_table("Hospitals", SITE_COLUMNS, [_site(site) for site in run["sites"]])
-        print_table(
-            "Rounds (metric of the model the round began with)", ROUND_COLUMNS, [_round(row) for row in run["history"]]
-        )
+        parts.append(_table("Hospitals", SITE_COLUMNS, [_site(site) for site in run["sites"]]))
+        title = "Rounds (metric of the model the round began with)"
+        parts.append(_table(title, ROUND_COLUMNS, [_round(row) for row in run["history"]]))
+    return Group(*parts)
+
+
+def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for name in columns:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*("" if cell is None else str(cell) for cell in row))
+    return table
 
 
 def _site(site: Mapping[str, Any]) -> list[Any]:
@@ -57,9 +88,17 @@ def _round(row: Mapping[str, Any]) -> list[Any]:
         row["cases"],
         *means,
         worst,
+        _group(row.get("worst_subgroup")),
         _number(row["spread"]),
         row["seconds"],
     ]
+
+
+def _group(group: Mapping[str, Any] | None) -> str:
+    """The weakest group of patients."""
+    if not group:
+        return ""
+    return f"{_number(group['metric'])} {group['attribute'].replace('_', ' ')} {group['value']} ({group['site']})"
 
 
 def _number(value: Any) -> str:
