@@ -28,7 +28,7 @@ from trainer.local.algorithms import choose
 from trainer.local.checkpoint import Checkpoints
 from trainer.local.data import Samples
 from trainer.local.patches import Patches
-from trainer.local.training import Trained, reestimate_norm, train
+from trainer.local.training import reestimate_norm, train
 from trainer.modelcard import ModelCard, write_card
 from trainer.spec import JobSpec, load_spec
 
@@ -116,18 +116,19 @@ def _train(spec: JobSpec, model: nn.Module, loaded: Loaded, device: torch.device
         )
     control = weights.load(spec.state_in) if spec.state_in and spec.local.algorithm == "scaffold" else None
     algorithm = choose(spec.local, control)
-    classes = len(spec.task.classes)
-    done: Trained = train(
-        model,
-        samples,
-        spec.local,
-        classes=classes,
-        seed=spec.seed,
-        device=device,
-        algorithm=algorithm,
-        checkpoints=checkpoint(spec),
-        report=_throttled(),
-    )
+    kept: dict[str, Any] = {
+        "device": device,
+        "algorithm": algorithm,
+        "checkpoints": checkpoint(spec),
+        "report": _throttled(),
+    }
+    if spec.private is not None:
+        from trainer.privacy.training import train_privately
+
+        done = train_privately(model, samples, spec.local, spec.private, seed=spec.seed, **kept)
+    else:
+        classes = len(spec.task.classes)
+        done = train(model, samples, spec.local, classes=classes, seed=spec.seed, **kept)
     digest = weights.save(spec.out / "model.safetensors", weights.from_module(model))
     write_card(spec.out, ModelCard(network=spec.network, task=spec.task, sha256=digest))
     out: dict[str, Any] = {

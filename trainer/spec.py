@@ -104,6 +104,22 @@ class LocalSpec(_Strict):
         return {True: "light", False: "none"}.get(value, value) if isinstance(value, bool) else value
 
 
+class PrivateSteps(_Strict):
+    """Local training with differential privacy: `steps` noisy steps, each unit in a step with probability `rate`.
+
+    unit: "record" (no patient may have two) or "patient", whose records are clipped together. per_unit: the most records of a
+    unit in a step. expected_units: what each noisy sum is divided by. Set by the node, which records the spending first.
+    """
+
+    unit: Literal["record", "patient"]
+    noise_multiplier: float = Field(gt=0, le=1e6)
+    clip: float = Field(gt=0, le=1e6)
+    rate: float = Field(gt=0, le=1)
+    steps: int = Field(ge=1)
+    expected_units: float = Field(gt=0)
+    per_unit: int = Field(default=8, ge=1, le=1024)
+
+
 class Source(_Strict):
     """One de-identified side: its catalogue and its dataset folder."""
 
@@ -135,6 +151,7 @@ class JobSpec(_Strict):
     evaluate_on: Literal["train", "validation", "test"] = "validation"
     evaluate_first: bool = False
     local: LocalSpec = Field(default_factory=LocalSpec)
+    private: PrivateSteps | None = None
     seed: int = 0
     weights_in: Path | None = None
     state_in: Path | None = None

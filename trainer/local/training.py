@@ -231,7 +231,8 @@ def loss_of(logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | 
     entropy = functional.cross_entropy(logits, labels, weight=weights, label_smoothing=smoothing)
     if labels.ndim == 1:
         return entropy
-    truth = functional.one_hot(labels, logits.shape[1]).movedim(-1, 1).float()[:, 1:]
+    classes = torch.arange(1, logits.shape[1], device=labels.device)
+    truth = (labels[:, None] == classes.view(-1, *[1] * (labels.ndim - 1))).float()  # one_hot, which vmap cannot batch
     said = torch.softmax(logits, 1)[:, 1:]
     space = (0, *range(2, said.ndim))
     overlap = (said * truth).sum(dim=space)

@@ -1,0 +1,1 @@
+"""Differential privacy of local training: the noisy step (gradients, noise, training) and what it spends (accountant)."""
