@@ -96,7 +96,7 @@ class _Volumes:
 
 def _views(head: Array, label: str) -> NDArray[np.uint8]:
     """Right side, front and left side of a head, bool [z, y, x] in LPS, beside each other."""
-    soft: Array = np.asarray(ndimage.gaussian_filter(np.pad(head, 2).astype(np.float32), 0.8)) > 0.5
+    soft: Array = np.array(ndimage.gaussian_filter(np.pad(head, 2).astype(np.float32), 0.8) > 0.5)
     right = soft[:, ::-1, :].transpose(0, 2, 1)  # seen from the patient's right the face looks to the right
     left = soft[:, :, ::-1].transpose(0, 2, 1)
     shown = [_shaded(volume) for volume in (right, soft, left)]
@@ -108,7 +108,7 @@ def _views(head: Array, label: str) -> NDArray[np.uint8]:
 
 def _shaded(volume: Array) -> NDArray[np.uint8]:
     """A volume seen along its second axis and lit from above: uint8 [rows from the top, columns]."""
-    hit = volume.any(axis=1)[::-1]
+    hit: Array = np.array(volume.any(axis=1))[::-1]
     depth = np.where(hit, volume.argmax(axis=1)[::-1], volume.shape[1]).astype(np.float32)
     smooth = ndimage.gaussian_filter(depth, 0.7)
     down, across = np.gradient(smooth)

@@ -3,7 +3,7 @@
 GET  /?study=ORTHANC-ID                    home; one study of Orthanc beside it
 GET  /pages/studies?state=&q=&page=        de-identified studies, by time, searched by UID, pseudonym or modality
 GET  /pages/studies/UID[?instance=N]       one study; with an instance, before and after (data-manager, audited)
-GET  /pages/studies/UID/N/before|after     its picture (data-manager)
+GET  /pages/studies/UID/N/before|after     its picture, or a head's surface: /surface (data-manager)
 GET  /pages/quarantine                     what is set aside and why (data-manager)
 GET  /pages/accounts                       who may log in (admin)
 """
@@ -31,7 +31,7 @@ _UID = r"[0-9.]{1,64}"
 StudyUid = Annotated[str, Path(pattern=f"^{_UID}$")]
 RIGHTS: Rights = (
     ("GET", f"/|/pages/studies|/pages/studies/{_UID}", "viewer"),
-    ("GET", f"/pages/studies/{_UID}/[0-9]+/(before|after)|/pages/quarantine", "data-manager"),
+    ("GET", f"/pages/studies/{_UID}/[0-9]+/(before|after|surface)|/pages/quarantine", "data-manager"),
     ("GET", "/pages/accounts", "admin"),
 )
 
@@ -98,9 +98,15 @@ def _add_one_study(app: FastAPI) -> None:
         request: Request,
         study_uid: StudyUid,
         instance: Annotated[int, Path(ge=0, le=100_000)],
-        side: Annotated[str, Path(pattern="^(before|after)$")],
+        side: Annotated[str, Path(pattern="^(before|after|surface)$")],
     ) -> Response:
         compared = await _compare(app, study_uid, instance, request.state.caller.name)
+        if side == "surface":
+            async with app.state.comparing:
+                drawn = await asyncio.to_thread(
+                    app.state.comparer.surface, study_uid, instance, request.state.caller.name
+                )
+            return Response(drawn, media_type="image/png")
         png = compared.before if side == "before" else compared.after
         if png is None:
             raise InputError("This instance has no picture that can be shown.")

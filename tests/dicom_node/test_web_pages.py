@@ -24,7 +24,6 @@ from tests.interop.node_process import RunningNode
 from tests.interop.studies import ct_instance, planted
 
 PASSWORD = "correct horse battery"
-STL = b"1.2.840.10008.5.1.4.1.1.104.3"  # withheld by the anonymizer: a model cannot be cleaned
 
 
 @pytest.fixture(scope="module")
