@@ -30,6 +30,7 @@ from aggregator_client.decentral.settings import ALGORITHM as DECENTRALISED
 from aggregator_client.decentral.settings import PeerSettings
 from aggregator_client.errors import ProjectError, SignatureError
 from aggregator_client.keys import SEALING_PUBLIC_BYTES, fingerprint
+from aggregator_client.private import PrivateTerms, fault
 from dicom_node.records import CohortRule
 from trainer.spec import LocalSpec, NetworkSpec, TaskSpec
 
@@ -91,11 +92,15 @@ class SumSettings(_Part):
     """The terms of secure aggregation. `sites`: base64 of each hospital's Ed25519 key by its name; no other takes part.
 
     ring: bits of an element. clip: the largest change of a number. weight_cap: a hospital with more samples counts as this many.
+    group_size: 0 sums all hospitals at once; 3 or more sums groups of so many and takes the median of the groups. max_norm: what
+    the whole model may change by in a round (L2 norm), 0 for no bound.
     """
 
     ring: Literal[16, 32, 64] = 32
     clip: float = Field(default=8.0, gt=0, lt=1e6)
     weight_cap: int = Field(default=1000, ge=1, lt=2**32)
+    group_size: int = Field(default=0, ge=0, le=50)
+    max_norm: float = Field(default=0.0, ge=0, lt=1e9)
     sites: dict[str, str] = Field(default_factory=dict, max_length=50)
 
     @property
@@ -113,10 +118,13 @@ class PrivacySettings(_Part):
     """sealed: each update is encrypted to the coordinator and signed by the site; the coordinator sees single updates.
 
     secure_aggregation: the coordinator sees the sum of at least min_sites (three or more) updates, and no single one.
+
+    dp: noise in local training (differential privacy), with either mode; None means none.
     """
 
     mode: Literal["sealed", "secure_aggregation"] = "sealed"
     secure_aggregation: SumSettings = SumSettings()
+    dp: PrivateTerms | None = None
 
     @property
     def summed(self) -> bool:
@@ -199,6 +207,12 @@ class ProjectDraft(_Part):
         return self
 
     @model_validator(mode="after")
+    def _private(self) -> Self:
+        if self.privacy.dp is not None and (told := fault(self)):
+            raise ValueError(told)
+        return self
+
+    @model_validator(mode="after")
     def _summable(self) -> Self:
         if not self.privacy.summed:
             return self
@@ -209,6 +223,12 @@ class ProjectDraft(_Part):
             )
         if self.transfer.compression != "none":
             raise ValueError("transfer.compression must be none with privacy.mode secure_aggregation")
+        size = self.privacy.secure_aggregation.group_size
+        if size and (size < 3 or self.min_sites < 3 * size):
+            raise ValueError(
+                "privacy.secure_aggregation.group_size must be 3 or more, and min_sites three times as many: of fewer groups no"
+                " minority can be outvoted"
+            )
         if self.min_sites < 3:
             raise ValueError(
                 "min_sites must be 3 or more with privacy.mode secure_aggregation: in a sum of two each sees the other"

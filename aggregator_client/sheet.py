@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from aggregator_client.algorithm_words import words
 from aggregator_client.decentral.settings import ALGORITHM as DECENTRALISED
-from aggregator_client.project import SPLIT, ProjectDocument, ProjectDraft
+from aggregator_client.project import SPLIT, ProjectDocument, ProjectDraft, SumSettings
 
 WIDTH = 100
 
@@ -161,7 +161,8 @@ def _leaves(draft: ProjectDraft) -> list[str]:
         *_smaller(draft),
         (
             "With them: how many training images were used, how long it took, the training loss, and the evaluation's"
-            " figures (such as the AUC and the number of cases of each class), as totals."
+            " figures (such as the AUC, the number of cases of each class, and how the weakest group of ten or more patients"
+            " fares, say by sex or age), as totals."
         ),
         "No image, no header, no label of a single study and no patient's pseudonym is sent.",
         "Each message is recorded in your audit log before it is sent: `fedpacs audit show --kind egress`.",
@@ -206,15 +207,28 @@ def _summed(draft: ProjectDraft) -> list[str]:
     return [
         (
             f"Secure aggregation: your update is masked before it leaves, and the masks go away only in the sum of"
-            f" {draft.min_sites} or more hospitals. The coordinator sees that sum, and neither your update nor your number of"
-            f" images.{who}"
+            f" {terms.group_size or draft.min_sites} or more hospitals. The coordinator sees that sum, and neither your update"
+            f" nor your number of images.{who}"
         ),
         "There is no way back: your node answers this project in no other way, whatever the coordinator asks for.",
         (
             f"A change of a number is cut at {terms.clip:g}; a hospital with more than {terms.weight_cap} training images counts"
             " as that many."
         ),
+        *_grouped(terms),
     ]
+
+
+def _grouped(terms: SumSettings) -> list[str]:
+    told = []
+    if terms.group_size:
+        told.append(
+            f"Hospitals are summed in groups of {terms.group_size} or more, drawn anew each round, and the median of the groups'"
+            " sums makes the model: a minority of bad groups cannot carry it off."
+        )
+    if terms.max_norm:
+        told.append(f"The coordinator bounds what a round changes in the model to a norm of {terms.max_norm:g}.")
+    return told
 
 
 def _not_protected(draft: ProjectDraft) -> list[str]:
@@ -225,7 +239,13 @@ def _not_protected(draft: ProjectDraft) -> list[str]:
                 " for that purpose; and a coordinator that more than a third of the hospitals help can single out your update."
             ),
             "The common model's score on your held-out patients is sent to the coordinator in clear.",
-            "Nobody sees a single update, so nobody can sort out a bad one: robust rules and full secrecy exclude each other.",
+            (
+                "The sum of a small group says more about each hospital in it than the sum of all, the coordinator draws the"
+                " groups, and a bad update still spoils its own group's sum."
+                if draft.privacy.secure_aggregation.group_size
+                else "Nobody sees a single update, so nobody can sort out a bad one: robust rules and full secrecy exclude each"
+                " other."
+            ),
         ]
         if draft.privacy.summed
         else [

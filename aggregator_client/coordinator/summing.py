@@ -7,6 +7,7 @@ it was with the same bytes. A sum that failed before anybody agreed on its sites
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -14,7 +15,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from aggregator_client.coordinator.gathering import Gathering, Running
+from aggregator_client.coordinator.grouping import LEAST_GROUPS, bounded, groups, median
 from aggregator_client.coordinator.strategies import Update
 from aggregator_client.errors import TooFewSitesError
 from aggregator_client.messages import Message
@@ -29,16 +34,49 @@ Parts = Mapping[str, bytes]
 
 def aggregate(run: Running, number: int, model: weights.Weights, trained: list[str]) -> weights.Weights:
     """The next model from the sum of the `trained` sites' updates. Raises TooFewSitesError below the threshold."""
-    folder = run.state.folder / "summing"
-    total = _Sum(run, number, model, trained, folder / f"{number:04d}").go()
-    vector, layout = total.mean(), weights.flatten(model)[1]
-    change = weights.unflatten(vector, layout)
+    terms = run.document.privacy.secure_aggregation
+    folder = run.state.folder / "summing" / f"{number:04d}"
+    if terms.group_size:
+        vector, weight, sites = _grouped(run, number, model, trained, folder)
+    else:
+        total = _Sum(run, number, model, trained, folder).go()
+        vector, weight, sites = total.mean(), total.weight, list(total.sites)
+    vector, norm = bounded(vector, terms.max_norm)
+    change = weights.unflatten(vector, weights.flatten(model)[1])
     merged = {name: value + change[name] if value.dtype.kind == "f" else value for name, value in model.items()}
     run.strategy.begin(model)
-    run.strategy.add(Update("the sum", merged, total.weight))
+    run.strategy.add(Update("the sum", merged, weight))
     made = run.strategy.finish()
-    run.tell({"event": "summed", "round": number, "sites": list(total.sites), "samples": total.weight})
+    run.tell({"event": "summed", "round": number, "sites": sites, "samples": weight, "norm": round(norm, 6)})
     return made
+
+
+def _grouped(
+    run: Running, number: int, model: weights.Weights, trained: list[str], folder: Path
+) -> tuple[NDArray[np.float32], int, list[str]]:
+    """(the median of the groups' means, samples, sites). A group below its threshold is left out while three remain."""
+    terms, file = run.document.privacy.secure_aggregation, folder / "groups.json"
+    if not file.exists():
+        drawn = groups([site for site in trained if site in terms.sites], terms.group_size, run.project.digest, number)
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(file, json.dumps(drawn).encode())
+    totals: list[Total] = []
+    short: list[str] = []
+    for index, group in enumerate(json.loads(file.read_bytes())):
+        try:
+            totals.append(_Sum(run, number, model, group, folder / f"group-{index:02d}").go())
+        except TooFewSitesError as error:
+            short.append(str(error))
+            run.tell({"event": "group lost", "round": number, "sites": group, "reason": str(error)})
+    if not totals:
+        file.unlink()  # nobody has agreed to anything: the next attempt draws its own groups
+    if len(totals) < LEAST_GROUPS:
+        raise TooFewSitesError(
+            f"Round {number} has {len(totals)} groups left and needs {LEAST_GROUPS} ({short[0]}): mend that, then"
+            " `fedpacs coordinator resume`."
+        )
+    made = median([total.mean() for total in totals])
+    return made, sum(total.weight for total in totals), sorted(site for total in totals for site in total.sites)
 
 
 def forget(run: Running) -> None:

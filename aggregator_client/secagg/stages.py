@@ -49,7 +49,8 @@ class Node(Protocol):
 def charter(document: ProjectDocument, digest: str) -> Charter:
     """What a hospital approves with a project of this digest."""
     terms = document.privacy.secure_aggregation
-    return Charter(digest, terms.keys, document.min_sites, terms.ring, terms.clip, terms.weight_cap)
+    fewest = terms.group_size or document.min_sites
+    return Charter(digest, terms.keys, fewest, terms.ring, terms.clip, terms.weight_cap)
 
 
 def change(given: weights.Weights, trained: weights.Weights) -> NDArray[np.float32]:
