@@ -112,16 +112,21 @@ class Catalogue:
         parts, values = list[str](), list[str]()
         if state:
             parts, values = ["state = ?"], [state]
-        if text:  # as ranges, which the indices answer; LIKE would read every row
-            end = text + "\uffff"
-            parts.append("(modality = ? OR study_uid BETWEEN ? AND ? OR patient BETWEEN ? AND ?)")
-            values += [text, text, end, text, end]
+        if text:
+            clauses = [one for one in _meanings(text) if self._any(*one)]
+            if not clauses:
+                return [], 0
+            parts.append(f"({' OR '.join(clause for clause, _ in clauses)})")
+            values += [value for _, those in clauses for value in those]
         where = f" WHERE {' AND '.join(parts)}" if parts else ""
         total = self._db.execute(f"SELECT count(*) FROM studies{where}", values).fetchone()[0]
         rows = self._db.execute(
             f"SELECT * FROM studies{where} ORDER BY added_at, study_uid LIMIT {int(limit)} OFFSET {int(offset)}", values
         )
         return [_record(StudyRecord, row) for row in rows], total
+
+    def _any(self, clause: str, values: list[str]) -> bool:
+        return self._db.execute(f"SELECT 1 FROM studies WHERE {clause} LIMIT 1", values).fetchone() is not None
 
     def instances(self, study_uid: str) -> list[InstanceRecord]:
         rows = self._db.execute(
@@ -184,6 +189,16 @@ class Catalogue:
         """(project digest, round) of every round that used a study."""
         rows = self._db.execute("SELECT project, round FROM uses WHERE study_uid = ? ORDER BY at, round", (study_uid,))
         return [(row["project"], row["round"]) for row in rows]
+
+
+def _meanings(text: str) -> list[tuple[str, list[str]]]:
+    """What a text searched for may mean: as ranges, which the indices answer, where LIKE would read every row."""
+    end = text + "\uffff"
+    return [
+        ("modality = ?", [text]),
+        ("study_uid BETWEEN ? AND ?", [text, end]),
+        ("patient BETWEEN ? AND ?", [text, end]),
+    ]
 
 
 def _with_state(study: StudyRecord, state: str, reason: str) -> StudyRecord:

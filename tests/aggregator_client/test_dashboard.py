@@ -190,7 +190,7 @@ def test_a_run_is_started_watched_stopped_and_resumed_in_a_browser(tmp_path: Pat
                 page.goto(world.url + path)
                 assert violations(page, script) == [], (path, scheme)
                 assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), (path, width)
-                page.screenshot(path=ARTEFACTS / f"dashboard-{name}-{width}.png")
+                page.screenshot(path=ARTEFACTS / f"dashboard-{name}{'' if width == 1400 else '-narrow'}.png")
         assert evidence.verify(tmp_path / "evidence.zip").round == 3
         with closing(AuditLog(world.config.root / "audit.db")) as audit:
             kinds = [record.kind for record in audit.records() if record.kind != "roster.changed"]
