@@ -72,6 +72,8 @@ mode = "sealed"          # each update sealed to you and signed by its hospital:
 # ring = 32              # bits of a number on its way: 16 | 32 | 64
 # clip = 8.0             # the largest change of a number in a round
 # weight_cap = 1000      # a hospital with more training images counts as this many
+# group_size = 0         # 3 or more: sum groups of so many, take their median; min_sites must be three times as many
+# max_norm = 0.0         # what a round may change the whole model by (L2 norm); 0 for no bound
 
 [split]                  # patients without a designated partition: 70/10/20 by keyed hash
 salt = ""
