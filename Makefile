@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-DEBIAN := orthanc orthanc-python dcmtk chromium
+DEBIAN := orthanc orthanc-python orthanc-dicomweb dcmtk chromium
 
 .PHONY: demo test check bench clean
 .DEFAULT_GOAL := help

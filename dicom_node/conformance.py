@@ -100,6 +100,11 @@ def _overview() -> Iterator[str]:
             ("Modality Performed Procedure Step", "yes, for how many instances to expect", "no"),
             ("Instance Availability Notification", "yes, for how many instances to expect", "no"),
             ("Query/Retrieve, Study Root", "no", "`fedpacs node pull`: C-FIND, C-MOVE, C-GET"),
+            (
+                "DICOMweb (PS3.18) QIDO-RS, WADO-RS",
+                "no",
+                "`fedpacs node pull https://...`: user agent; Accept transfer-syntax=*",
+            ),
         ),
     )
 

@@ -12,6 +12,8 @@ import typer
 from dicom_node.cli.output import ConfigOption, JsonOption, find_config, print_json
 from dicom_node.cli.peers import CaOption, CertificateOption, KeyOption, PeerArgument
 
+TIMEOUT_SECONDS = 60.0
+
 
 def pull(
     peer: PeerArgument,
@@ -27,7 +29,9 @@ def pull(
     accessions: Annotated[
         Path | None, typer.Option("--accessions", metavar="FILE", help="Accession numbers, one a line.")
     ] = None,
-    via: Annotated[str, typer.Option("--via", help="move (the PACS sends to this node's AE) or get.")] = "get",
+    via: Annotated[
+        str, typer.Option("--via", help="get, move (the PACS sends to this node's AE), or web for an https:// address.")
+    ] = "get",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be retrieved.")] = False,
     per_minute: Annotated[float, typer.Option("--per-minute", help="At most so many studies a minute.", min=0.0)] = 0.0,
     hours: Annotated[str, typer.Option("--hours", metavar="22:00-06:00", help="Only in these hours, local time.")] = "",
@@ -35,18 +39,31 @@ def pull(
     tls_ca: CaOption = None,
     tls_cert: CertificateOption = None,
     tls_key: KeyOption = None,
+    password_file: Annotated[
+        Path | None, typer.Option("--password-file", help='For DICOMweb: a file with "user:password".')
+    ] = None,
+    token_file: Annotated[Path | None, typer.Option("--token-file", help="For DICOMweb: a file with a token.")] = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Retrieve studies from a PACS; run again after a stop, it goes on where it was. Exit code 10: some could not be had."""
     from dicom_node.retrieve.run import Pull, Window
     from dicom_node.retrieve.selection import Selection
+    from dicom_node.retrieve.source import Dimse, Source
     from dicom_node.scu import Peer
 
+    settings = find_config(config)
     selection = Selection.of(modality or [], first, last, description, patients, accessions)
-    remote = Peer.parse(peer, tls_ca=tls_ca, tls_certificate=tls_cert, tls_key=tls_key)
+    source: Source
+    if via == "web" or peer.startswith(("https://", "http://")):
+        from dicom_node.retrieve.web import Web
+
+        source = Web(peer, password_file=password_file, token_file=token_file, ca=tls_ca)
+    else:
+        remote = Peer.parse(peer, tls_ca=tls_ca, tls_certificate=tls_cert, tls_key=tls_key)
+        source = Dimse(remote, via, settings.dicom.ae_title, TIMEOUT_SECONDS)
     window = Window.parse(hours) if hours else None
-    work = Pull(find_config(config), remote, selection, via, per_minute=per_minute, window=window, tell=_tell)
+    work = Pull(settings, source, selection, per_minute=per_minute, window=window, tell=_tell)
     try:
         summary = work.prepare()
         if not as_json:

@@ -12,10 +12,9 @@ from typing import Any
 from dicom_node.config import NodeConfig
 from dicom_node.errors import InputError, NodeError
 from dicom_node.optout import OptOuts
-from dicom_node.retrieve import qr
 from dicom_node.retrieve.plan import Plan, Planned
 from dicom_node.retrieve.selection import Selection
-from dicom_node.scu.peer import Peer
+from dicom_node.retrieve.source import Source
 from dicom_node.spool import Spool
 from dicom_node.vault import Vault
 
@@ -79,29 +78,24 @@ def summarise(studies: Iterable[Planned]) -> Summary:
 
 
 class Pull:
-    """One pull of a selection from a PACS. `via` is "move" or "get"; `tell(event, facts)` hears of progress."""
+    """One pull of a selection from a PACS. `tell(event, facts)` hears of progress."""
 
     def __init__(
         self,
         config: NodeConfig,
-        peer: Peer,
+        source: Source,
         selection: Selection,
-        via: str,
         *,
         per_minute: float = 0.0,
         window: Window | None = None,
-        timeout: float = 60.0,
         tell: Callable[[str, dict[str, Any]], None] = lambda event, facts: None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        if via not in ("move", "get"):
-            raise InputError(f"--via {via!r} is none of move and get: choose one.")
-        self._config, self._peer, self._selection, self._via = config, peer, selection, via
-        self._per_minute, self._window, self._timeout = per_minute, window, timeout
+        self._config, self._source, self._selection = config, source, selection
+        self._per_minute, self._window = per_minute, window
         self._tell, self._sleep = tell, sleep
-        self._calling = config.dicom.ae_title
         self.spool = Spool(config.storage.spool)
-        self.plan = Plan(config.storage.spool, selection.digest(f"{peer}"))
+        self.plan = Plan(config.storage.spool, selection.digest(source.name))
 
     def close(self) -> None:
         self.plan.close()
@@ -112,7 +106,7 @@ class Pull:
         vault = Vault.open(self._config)
         optouts = OptOuts(self._config.storage.catalogue, vault)
         try:
-            for found in qr.find(self._peer, self._selection, self._calling, self._timeout):
+            for found in self._source.find(self._selection):
                 self.plan.add(found, optouts.contains(found.patient_id))
         finally:
             optouts.close()
@@ -142,10 +136,11 @@ class Pull:
     def _retrieve(self, study: Planned) -> None:
         held, reason = 0, ""
         try:
-            there = qr.instances(self._peer, study.study_uid, self._calling, self._timeout)
+            there = self._source.instances(study.study_uid)
             missing = self._missing(there)
             if missing:
-                self._fetch(study, {there[uid] for uid in missing})
+                left = {uid: there[uid] for uid in missing}
+                self._source.fetch(study.study_uid, left, self.spool, lambda: self._tell("instance", {}))
                 missing = self._arrived(missing)
             held = len(there) - len(missing)
             if missing:
@@ -160,22 +155,6 @@ class Pull:
         else:
             self.plan.done(study, held)
 
-    def _fetch(self, study: Planned, classes: set[str]) -> None:
-        if self._via == "move":
-            qr.move(self._peer, study.study_uid, self._calling, self._calling, self._timeout)
-            return
-        if "" in classes:
-            raise InputError(f"{self._peer} does not tell SOP classes, which C-GET needs: use --via move.")
-        qr.get(
-            self._peer,
-            study.study_uid,
-            classes,
-            self.spool,
-            self._calling,
-            self._timeout,
-            lambda: self._tell("instance", {}),
-        )
-
     def _missing(self, uids: Iterable[str]) -> set[str]:
         return {uid for uid in uids if not self.spool.find(uid) and not self._purged(uid)}
 
@@ -185,6 +164,6 @@ class Pull:
 
     def _arrived(self, missing: set[str]) -> set[str]:
         end = time.monotonic() + _ARRIVAL_SECONDS
-        while (missing := self._missing(missing)) and self._via == "move" and time.monotonic() < end:
+        while (missing := self._missing(missing)) and self._source.arrives_later and time.monotonic() < end:
             time.sleep(0.1)
         return missing

@@ -1,9 +1,10 @@
-"""`fedpacs node pull` against a real Orthanc: planned, retrieved by C-GET and C-MOVE, killed and resumed, nothing twice."""
+"""`fedpacs node pull` against Orthanc and dcmqrscp: planned, retrieved by C-GET, C-MOVE and DICOMweb, killed and resumed."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,20 +17,25 @@ import pytest
 from pydicom import Dataset
 
 from dicom_node.cli import run as fedpacs
-from dicom_node.errors import InputError, RefusedError
+from dicom_node.errors import ConfigError, InputError, RefusedError, UnreachableError
 from dicom_node.optout import opt_out
 from dicom_node.retrieve import qr
 from dicom_node.retrieve.plan import MAX_ATTEMPTS, Found, Plan
 from dicom_node.retrieve.run import Pull, Window
 from dicom_node.retrieve.selection import Selection, halves
+from dicom_node.retrieve.source import Dimse
+from dicom_node.retrieve.web import Web, part_of
 from dicom_node.scu import Peer
 from dicom_node.spool import Spool
 from tests.interop.node_process import RunningNode
-from tests.interop.orthanc_process import MISSING, Orthanc
+from tests.interop.orthanc_process import MISSING, PASSWORD, USER, Orthanc, free_port
 from tests.interop.studies import ct_instance, planted
 
 pytestmark = pytest.mark.interop
 STUDIES, EACH = 6, 4
+DICOMWEB = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
+needs_dicomweb = pytest.mark.skipif(not DICOMWEB.exists(), reason="apt-get install orthanc-dicomweb")
+needs_dcmqrscp = pytest.mark.skipif(not shutil.which("dcmqrscp"), reason="apt-get install dcmtk")
 
 
 def until(truth: Callable[[], bool], seconds: float = 90) -> None:
@@ -53,7 +59,8 @@ def orthanc(tmp_path_factory: pytest.TempPathFactory, node: RunningNode) -> Iter
         pytest.skip(MISSING)
     allow = {f"DicomAlwaysAllow{what}": True for what in ("Echo", "Store", "Find", "Get", "Move")}
     modalities = {"node": [node.config.dicom.ae_title, "127.0.0.1", node.config.dicom.port]}
-    made = Orthanc(tmp_path_factory.mktemp("pacs"), {**allow, "DicomModalities": modalities}, script=None)
+    web = {"Plugins": [str(DICOMWEB)], "DicomWeb": {"Enable": True, "Root": "/dicom-web/"}} if DICOMWEB.exists() else {}
+    made = Orthanc(tmp_path_factory.mktemp("pacs"), {**allow, **web, "DicomModalities": modalities}, script=None)
     made.start()
     with made.client() as client:
         for study in range(1, STUDIES + 1):
@@ -71,6 +78,10 @@ def orthanc(tmp_path_factory: pytest.TempPathFactory, node: RunningNode) -> Iter
 
 def peer(orthanc: Orthanc) -> Peer:
     return Peer("ORTHANC", "127.0.0.1", orthanc.dicom_port)
+
+
+def dimse(remote: Peer) -> Dimse:
+    return Dimse(remote, "get", "FEDPACS", 60.0)
 
 
 def clear(node: RunningNode) -> None:
@@ -91,23 +102,20 @@ def wanted(studies: range) -> list[str]:
     return sorted(f"{planted(study).study_uid}.1.{number}" for study in studies for number in range(1, EACH + 1))
 
 
-@pytest.mark.parametrize("via", ["get", "move"])
+def password_file(node: RunningNode) -> Path:
+    file = node.config.root / "pacs.password"
+    file.write_text(f"{USER}:{PASSWORD}\n")
+    return file
+
+
+@pytest.mark.parametrize("via", ["get", "move", pytest.param("web", marks=needs_dicomweb)])
 def test_what_a_selection_finds_is_retrieved_whole_and_once(
     node: RunningNode, orthanc: Orthanc, via: str, capsys
 ) -> None:  # type: ignore[no-untyped-def]
     clear(node)
-    base = [
-        "node",
-        "pull",
-        str(peer(orthanc)),
-        "--modality",
-        "CT",
-        "--via",
-        via,
-        "--json",
-        "--config",
-        str(node.config.path),
-    ]
+    where = f"{orthanc.url}/dicom-web" if via == "web" else str(peer(orthanc))
+    base = ["node", "pull", where, "--modality", "CT", "--via", via, "--json", "--config", str(node.config.path)]
+    base += ["--password-file", str(password_file(node))] if via == "web" else []
     assert fedpacs([*base, "--dry-run"]) == 0
     plan = json.loads(capsys.readouterr().out)
     assert (plan["studies"], plan["instances"], plan["states"]) == (5, 20, {"waiting": 5}) and held(node) == []
@@ -150,10 +158,130 @@ def test_a_pull_that_was_killed_goes_on_where_it_was(node: RunningNode, orthanc:
     assert held(node) == wanted(range(1, STUDIES))
 
 
+class Qrscp:
+    """dcmtk's dcmqrscp, holding the CT studies."""
+
+    def __init__(self, folder: Path, node: RunningNode) -> None:
+        self.port, self.folder = free_port(), folder
+        (folder / "db").mkdir(parents=True)
+        (folder / "qr.cfg").write_text(
+            f"""NetworkTCPPort = {self.port}
+MaxPDUSize = 16384
+MaxAssociations = 16
+HostTable BEGIN
+node = ({node.config.dicom.ae_title}, 127.0.0.1, {node.config.dicom.port})
+HostTable END
+VendorTable BEGIN
+VendorTable END
+AETable BEGIN
+QRSCP {folder / "db"} RW (200, 1024mb) ANY
+AETable END
+"""
+        )
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def peer(self) -> Peer:
+        return Peer("QRSCP", "127.0.0.1", self.port)
+
+    def start(self) -> None:
+        argv = ["dcmqrscp", "-c", str(self.folder / "qr.cfg")]
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(argv, stdout=log, stderr=log)
+
+        def answers() -> bool:
+            return (
+                subprocess.run(
+                    ["echoscu", "-aec", "QRSCP", "127.0.0.1", str(self.port)], capture_output=True
+                ).returncode
+                == 0
+            )
+
+        until(answers)
+
+    def fill(self) -> None:
+        files = []
+        for study in range(1, STUDIES):
+            for number in range(1, EACH + 1):
+                file = self.folder / f"{study}-{number}.dcm"
+                file.write_bytes(ct_instance(planted(study), number))
+                files.append(str(file))
+        subprocess.run(
+            ["storescu", "-aec", "QRSCP", "127.0.0.1", str(self.port), *files], check=True, capture_output=True
+        )
+
+    def kill(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+
+@pytest.fixture
+def qrscp(tmp_path: Path, node: RunningNode) -> Iterator[Qrscp]:
+    made = Qrscp(tmp_path / "qr", node)
+    made.start()
+    made.fill()
+    yield made
+    made.kill()
+
+
+@needs_dcmqrscp
+@pytest.mark.parametrize("via", ["get", "move"])
+def test_dcmqrscp_gives_its_studies_and_may_die_in_the_middle(node: RunningNode, qrscp: Qrscp, via: str) -> None:
+    clear(node)
+    source = Dimse(qrscp.peer, via, node.config.dicom.ae_title, 20.0)
+    now, told = [time.time()], list[str]()
+
+    def tell(event: str, facts: dict[str, object]) -> None:
+        told.append(event)
+        if event == "again later" and told.count(event) == 1:
+            qrscp.start()
+
+    pull = Pull(node.config, source, Selection(modalities=("CT",)), tell=tell)
+    pull.plan._now = lambda: now[0]
+    pull._sleep = lambda seconds: now.__setitem__(0, now[0] + 3600)
+    try:
+        summary = pull.prepare()
+        assert (summary.studies, summary.states) == (5, {"waiting": 5})
+        qrscp.kill()  # what it found is planned; now it is gone, and comes back after the first failure
+        assert (done := pull.run()).states == {"done": 5}, done.reasons
+    finally:
+        pull.close()
+    assert "again later" in told and held(node) == wanted(range(1, STUDIES))
+
+
+@needs_dicomweb
+def test_dicomweb_tells_what_is_wrong_in_a_sentence(
+    node: RunningNode, orthanc: Orthanc, tmp_path: Path, capsys
+) -> None:  # type: ignore[no-untyped-def]
+    clear(node)
+    base = ["node", "pull", f"{orthanc.url}/dicom-web", "--modality", "CT", "--config", str(node.config.path)]
+    assert fedpacs(base) == RefusedError.exit_code, "no password"
+    assert "check the user or token" in capsys.readouterr().err
+    wrong = [one.replace("/dicom-web", "/nothing") for one in base]
+    assert fedpacs([*wrong, "--password-file", str(password_file(node))]) == RefusedError.exit_code
+    assert "is a DICOMweb root" in capsys.readouterr().err
+    gone = [one.replace(str(orthanc.http_port), str(free_port())) for one in base]
+    assert fedpacs(gone) == UnreachableError.exit_code
+    assert fedpacs([*base, "--password-file", str(tmp_path / "none")]) == ConfigError.exit_code
+    with pytest.raises(InputError, match="without a password"):
+        Web("https://user:secret@pacs.example/dicom-web")
+
+
+def test_the_part_of_an_answer_is_taken_byte_for_byte() -> None:
+    data = b"\r\n--not the mark\r\n\r\n\x00DICM\r\n"
+    body = b"--m\r\nContent-Type: application/dicom; transfer-syntax=1.2\r\n\r\n" + data + b"\r\n--m--\r\n"
+    assert part_of(body, 'multipart/related; type="application/dicom"; boundary="m"') == data
+    assert part_of(data, "application/dicom") == data
+    for kind in ("text/html", "multipart/related"):
+        with pytest.raises(ValueError, match="not a multipart"):
+            part_of(body, kind)
+
+
 def test_who_opted_out_is_left_at_the_pacs(node: RunningNode, orthanc: Orthanc) -> None:
     clear(node)
     opt_out(node.config, planted(2).patient_id, "Dr. Test")
-    pull = Pull(node.config, peer(orthanc), Selection(modalities=("CT", "MR")), "get")
+    pull = Pull(node.config, dimse(peer(orthanc)), Selection(modalities=("CT", "MR")))
     try:
         assert pull.prepare().states == {"waiting": 5, "opted out": 1}
         assert pull.run().states == {"done": 5, "opted out": 1}
@@ -169,7 +297,7 @@ def test_an_unknown_destination_is_told_with_the_mend(node: RunningNode, orthanc
 
 def test_what_the_pacs_cannot_give_is_tried_again_and_then_told(node: RunningNode, orthanc: Orthanc) -> None:
     clear(node)
-    pull = Pull(node.config, peer(orthanc), Selection(accessions=("none",)), "get", sleep=lambda seconds: None)
+    pull = Pull(node.config, dimse(peer(orthanc)), Selection(accessions=("none",)), sleep=lambda seconds: None)
     now = [time.time()]
     pull.plan._now = lambda: now[0]
     pull._sleep = lambda seconds: now.__setitem__(0, now[0] + 3600)
