@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from html import unescape
 from typing import Any
+from urllib.parse import urljoin, urlsplit
 
 import pytest
+from starlette.testclient import TestClient
 
 from dicom_node.audit import AuditLog
 from dicom_node.projects import Projects
 from dicom_node.status import write_json
+from dicom_node.web.app import create_app
 from tests.dicom_node.console_world import IDENTITIES, World, served
 from tests.interop.browser import ARTEFACTS, axe, browser, violations
 from tests.interop.studies import planted
@@ -43,20 +47,17 @@ def enter(chromium: Any, world: World, role: str, **options: Any) -> Any:
     return page
 
 
-@pytest.mark.parametrize(
-    ("role", "looks"), [("admin", (("light", 1400), ("dark", 390))), ("viewer", (("light", 390),))]
-)
 def test_every_page_is_accessible_fits_a_telephone_and_asks_nobody_else(
-    chromium: Any, world: World, role: str, looks: tuple[tuple[str, int], ...], tmp_path_factory: pytest.TempPathFactory
+    chromium: Any, world: World, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     script = axe(tmp_path_factory.getbasetemp() / "axe")
-    for scheme, width in looks:
-        page = enter(chromium, world, role, color_scheme=scheme, viewport={"width": width, "height": 900})
+    for scheme, width in (("light", 1400), ("dark", 390)):
+        page = enter(chromium, world, "admin", color_scheme=scheme, viewport={"width": width, "height": 900})
         asked: list[str] = []
         problems: list[str] = []
         page.on("request", lambda request, asked=asked: asked.append(request.url))
         page.on("console", lambda message, problems=problems: problems.append(message.text))
-        for path in ["/login", *world.pages(role)]:
+        for path in ["/login", *world.pages("admin")]:
             page.goto(world.url + path)
             assert violations(page, script) == [], (path, scheme)
             assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), (
@@ -206,3 +207,41 @@ def test_the_pictures_of_the_documentation(chromium: Any, world: World) -> None:
     for one in (page, dark):
         assert not [t for i in IDENTITIES for t in planted(i).tokens() if t in one.content()]
         one.context.close()
+
+
+def test_no_page_that_a_viewer_can_open_holds_an_identified_value(world: World) -> None:
+    """Walks every link, picture and described address from the home page, as a viewer."""
+    secrets = [token for number in IDENTITIES for token in planted(number).tokens()]
+    assert len(secrets) > 20
+    with TestClient(create_app(world.config), base_url=world.url, follow_redirects=False) as client:
+        client.cookies.update(world.session("viewer"))
+        waiting, seen = ["/", "/openapi.json", "/nowhere", *_described(client), *world.pages("admin")], set[str]()
+        while waiting:
+            path = waiting.pop()
+            if path in seen:
+                continue
+            seen.add(path)
+            answer = client.get(path)
+            assert answer.status_code < 500, path
+            found = [token for token in secrets if token in answer.text or token in str(answer.headers)]
+            assert found == [], (path, found)
+            if "text/html" in answer.headers.get("content-type", ""):
+                links = re.findall(r'(?:href|src|action)="([^"#]+)"', answer.text)
+                waiting += [urljoin(path, unescape(link)) for link in links if not urlsplit(link).netloc]
+    pages = {urlsplit(path).path for path in seen}
+    assert {"/pages/studies", "/pages/projects", "/pages/training", "/pages/left", "/status", "/metrics"} <= pages
+    assert sum(path.startswith("/pages/studies/") for path in pages) > 40
+
+
+def _described(client: TestClient) -> list[str]:
+    """Every address of the REST interface that can be read."""
+    found = client.get("/openapi.json").json()["paths"]
+    return [path for path, methods in found.items() if "get" in methods and "{" not in path]
+
+
+def test_a_planted_identity_would_be_found(world: World) -> None:
+    """The walk above can fail: a data manager's look over the wall shows what it seeks."""
+    with TestClient(create_app(world.config), base_url=world.url) as client:
+        client.cookies.update(world.session("data-manager"))
+        (path,) = [path for path in world.pages("data-manager") if path.endswith("?instance=0")]
+        assert planted(1).patient_id in client.get(path).text
