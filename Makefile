@@ -4,13 +4,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEBIAN := orthanc orthanc-python orthanc-dicomweb dcmtk chromium
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench docs reference bundle clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo   install into .venv and run a three-hospital federation; leaves demo/report.html"
 	@echo "make test   install the test tools and run every check and test"
 	@echo "make check  ruff and mypy only"
+	@echo "make docs   build the documentation as a site in build/docs"
+	@echo "make bundle a file that installs fedpacs on a machine without network"
 	@echo "make bench  run the benchmarks one after another"
 
 $(BIN)/fedpacs: pyproject.toml constraints.txt
@@ -39,6 +41,16 @@ test: $(BIN)/pytest debian check
 
 bench: $(BIN)/pytest
 	@for b in benchmarks/*.py; do echo "== $$b"; $(BIN)/python $$b --json || exit 1; done
+
+# docs/commands.md and docs/settings.md, from the code
+reference: $(BIN)/fedpacs
+	$(BIN)/python scripts/reference.py
+
+docs: $(BIN)/pytest reference
+	$(BIN)/mkdocs build --strict
+
+bundle: $(BIN)/fedpacs
+	sh scripts/bundle.sh
 
 clean:
 	rm -rf $(VENV) demo build *.egg-info

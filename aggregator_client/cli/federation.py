@@ -115,7 +115,7 @@ def relay(
     project: Annotated[Path, typer.Option("--project", help="The signed project whose members may use the relay.")],
     folder: Annotated[Path, typer.Option("--folder", metavar="DIR", help="Where it keeps their sealed messages.")],
     host: Annotated[str, typer.Option("--host", help="Name or address the members dial.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 9095,
+    port: Annotated[int, typer.Option("--port", help="The port they dial.", min=1, max=65535)] = 9095,
     listen: Annotated[
         str, typer.Option("--listen", help="Address of this machine to listen on; that of --host if left out.")
     ] = "",
@@ -143,7 +143,7 @@ def relay(
 def relay_address(
     folder: Annotated[Path, typer.Option("--folder", metavar="DIR", help="The relay's folder; made when it is new.")],
     host: Annotated[str, typer.Option("--host", help="Name or address the members will dial.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 9095,
+    port: Annotated[int, typer.Option("--port", help="The port they dial.", min=1, max=65535)] = 9095,
     as_json: JsonOption = False,
 ) -> None:
     """Make a relay's certificate and print the address that the project's draft names under peers.relays."""
