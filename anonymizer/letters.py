@@ -26,6 +26,8 @@ def may_hold_letters(frames: Iterable[NDArray[Any]]) -> bool:
 def _letters(frame: NDArray[Any]) -> bool:
     few = frame[::SAMPLED]  # letters stand in several rows: one in four tells as much in a quarter of the time
     top, bottom = few.max(), few.min()
+    if top == bottom:
+        return False
     margin = (int(top) - int(bottom)) // 64
     at_top = int(np.count_nonzero(few == top))
     if at_top >= FEWEST and at_top > int(np.count_nonzero(few >= int(top) - margin)) - at_top:

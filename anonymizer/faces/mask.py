@@ -23,7 +23,10 @@ _SURE = 0.95  # share of the face's skin that must move so far
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be done with a volume: ``removed`` and ``brain`` are bool [z, y, x] on its grid; ``reason``: why not."""
+    """What is to be done with a volume: ``removed`` and ``brain`` are bool [z, y, x] on its grid; ``reason``: why not.
+
+    With a reason, ``removed`` is what can go of a face that cannot go as a whole.
+    """
 
     reason: str = ""
     absent: bool = False  # surely no head
@@ -64,6 +67,7 @@ def plan(grid: Grid, modality: str, certain: bool) -> Plan:
     if moved < _SURE:
         return Plan(
             "its face and its brain lie too near to each other to take the one off safely",
+            removed=removed,
             overlap=match.overlap,
             moved=moved,
         )

@@ -26,6 +26,8 @@ from anonymizer.profile import OPTIONS
 LEAST_FRAMES = 8  # distinct positions from which a head can be registered
 _SMALL = 80.0  # mm; a picture narrower than this shows no face
 _THIN = 30.0  # mm; parallel frames across the face that are thinner than this together show no face
+_COARSE = 2.9  # mm; cells of an echo planar volume that resolve no features
+_TRAIN = 16  # gradient echoes after one excitation that make a sequence echo planar
 _GAP = 15.0  # mm between neighbouring frames above which a volume is not one
 Array = NDArray[Any]
 
@@ -73,13 +75,24 @@ def deface(files: Sequence[FaceFile], volumes: list[Volume] | None = None) -> li
             stores[number] = Store(file.path)
             frames += read_frames(stores[number].header, number)
         except (ValueError, TypeError, AttributeError, KeyError, IndexError, PixelError) as error:
-            stores.pop(number, None)
-            if certain or len(files) >= LEAST_FRAMES or int(getattr(error, "frames", 1)) > 1:
+            store = stores.pop(number, None)
+            if store is not None and _few_axial(store, len(files)):
+                stores[number] = store
+            elif certain or len(files) >= LEAST_FRAMES or int(getattr(error, "frames", 1)) > 1:
                 reasons[number] = "where its frames lie is not known, so a face cannot be looked for"
     done: Counter[int] = Counter()
     for stack in stacks(frames):
         _one_stack(stack, stores, reasons, done, certain, volumes)
     return [_result(file, stores.get(n), reasons.get(n, ""), done[n]) for n, file in enumerate(files)]
+
+
+def _few_axial(store: Store, files: int) -> bool:
+    """Whether an object without positions is one of a few slices that Image Type calls axial (PS3.3 C.8.2.1.1.1).
+
+    Seen one by one such slices show no face, and too few of them make none even when they are put together.
+    """
+    kinds = [str(kind).upper() for kind in store.header.get("ImageType") or []]
+    return files < LEAST_FRAMES and store.frames == 1 and kinds[2:3] == ["AXIAL"]
 
 
 def _one_stack(
@@ -101,13 +114,27 @@ def _one_stack(
         decided = plan(grid, modality, certain)
         if volumes is not None:
             volumes.append(Volume(stack, grid, decided))
-        if decided.reason and not decided.absent:
+        if decided.reason and not decided.absent and not _blurred(stack, stores[stack.chosen[0].source]):
             raise PixelError(decided.reason)
         if decided.removed is not None:
             _erase(stack, grid, decided.removed, stores, done)
     except PixelError as error:
         for source in {frame.source for frame in stack.frames}:
             reasons[source] = str(error)
+
+
+def _blurred(stack: Stack, store: Store) -> bool:
+    """Whether a stack is echo planar with cells too coarse for features: then what can go of the face goes, and that is enough.
+
+    Functional and diffusion series of this kind are shared undefaced everywhere, and their scalp is suppressed.
+    """
+    header, (down, across) = store.header, stack.frames[0].spacing
+    sequence = header.get("ScanningSequence") or ""
+    kinds = [sequence] if isinstance(sequence, str) else list(sequence)
+    planar = "EP" in kinds or header.get("EchoPlanarPulseSequence") == "YES"
+    planar |= "GR" in kinds and int(header.get("EchoTrainLength") or 0) >= _TRAIN  # as one vendor writes it
+    gap = float(np.median(np.diff(stack.depths))) if len(stack.depths) > 1 else 0.0
+    return planar and header.get("Modality") == "MR" and min(down, across) >= _COARSE and gap >= _COARSE
 
 
 def faceless(stack: Stack) -> bool:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import struct
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -99,3 +101,20 @@ def test_the_readable_report_counts_by_study_and_rule_and_holds_no_value(folder:
     person = PEOPLE[0]
     held = (*person.pieces, person.pid, person.accession, "Brannoc", "Kesselring", person.birth, person.study)
     assert not any(word in text for word in held)
+
+
+def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
+    """512 MB of slices, half of which do not lie in any memory this process may have."""
+    rows, frames, source = 512, 1024, tmp_path / "in.dcm"
+    ds = base(PEOPLE[0], 1, sop_class="1.2.840.10008.5.1.4.1.1.2.1")
+    ds.Rows, ds.Columns, ds.NumberOfFrames, ds.PixelData = rows, rows, frames, b"\0\0"
+    data = encoded(ds)
+    head = data[: data.rfind(struct.pack("<HH", 0x7FE0, 0x0010)) + 8] + struct.pack("<I", rows * rows * 2 * frames)
+    with source.open("wb") as handle:  # a sparse file: all its cells are 0
+        handle.write(head)
+        handle.truncate(len(head) + rows * rows * 2 * frames)
+    lines: list[Line] = []
+    run(replace(JOB, memory=256 << 20), [(source, tmp_path / "out.dcm")], 1, lines.append)
+    assert [line.status for line in lines] == ["ok"], lines[0].reason
+    assert abs((tmp_path / "out.dcm").stat().st_size - source.stat().st_size) < 10_000
+    (tmp_path / "out.dcm").unlink()

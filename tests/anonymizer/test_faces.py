@@ -29,6 +29,7 @@ from tests.anonymizer.heads import Head, make, write_classic, write_enhanced
 
 Array = NDArray[Any]
 JOB = Job(load_profile("federated-default"), bytes(range(32)))
+VENDORS = Path(__file__).resolve().parents[3] / "shared" / "data" / "mr-vendor-series"
 CT, MR = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4"
 
 
@@ -151,6 +152,30 @@ def test_a_head_in_doubt_is_quarantined_with_its_reason(tmp_path: Path, fault: s
         line.reason for line in lines
     }
     assert not list((tmp_path / "out").rglob("*.dcm"))
+
+
+@pytest.mark.parametrize(
+    ("count", "kind", "status"), [(3, "AXIAL", "ok"), (3, "SAGITTAL", "quarantined"), (9, "AXIAL", "quarantined")]
+)
+def test_a_few_axial_slices_of_unknown_place_show_no_face(tmp_path: Path, count: int, kind: str, status: str) -> None:
+    head = make("axial", "CT", seed=9, gap=10.0, pixel=4.0)
+    for number, path in enumerate(sorted(write_classic(head, tmp_path / "in"))):
+        if number >= count:
+            path.unlink()
+            continue
+        ds = pydicom.dcmread(path)
+        del ds.ImagePositionPatient, ds.ImageOrientationPatient
+        ds.ImageType = ["ORIGINAL", "PRIMARY", kind]
+        ds.save_as(path)
+    lines = taken_across(tmp_path / "in", tmp_path / "out")
+    assert [line.status for line in lines] == [status] * count
+
+
+@pytest.mark.skipif(not VENDORS.exists(), reason="../shared/data/mr-vendor-series is not here")
+@pytest.mark.parametrize("series", ["ge_epi_0005", "philips_fmri_201"])
+def test_coarse_echo_planar_series_of_real_heads_come_through(tmp_path: Path, series: str) -> None:
+    lines = taken_across(VENDORS / series, tmp_path)
+    assert {line.status for line in lines} == {"ok"}, {line.reason for line in lines}
 
 
 def test_other_anatomy_and_small_fields_stay_bit_for_bit(tmp_path: Path) -> None:
