@@ -74,6 +74,13 @@ mode = "sealed"          # each update sealed to you and signed by its hospital:
 # weight_cap = 1000      # a hospital with more training images counts as this many
 # group_size = 0         # 3 or more: sum groups of so many, take their median; min_sites must be three times as many
 # max_norm = 0.0         # what a round may change the whole model by (L2 norm); 0 for no bound
+# [privacy.dp]           # noise in training, with either mode (docs/privacy.md); norm = "group" and class_weighted = false
+# unit = "patient"       # or "record", where no patient has two
+# epsilon = 8.0          # what a patient may lose over all rounds; each hospital's node refuses the round that passes it
+# delta = 1e-5
+# noise_multiplier = 1.0
+# clip = 1.0             # the norm a patient's gradient is cut to
+# per_unit = 8           # the most images of a patient in one step
 
 [split]                  # patients without a designated partition: 70/10/20 by keyed hash
 salt = ""

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aggregator_client import reference
+from aggregator_client import private, reference
 from aggregator_client.compression import compress
 from aggregator_client.errors import RefusedError
 from aggregator_client.messages import Message
@@ -54,7 +54,13 @@ class LocalJob:
                 self.node, self.document, self.context, self.request, self._kept, work, self.deadline
             )
             return Message({**head, "run": self.run_id, "kind": "outputs", **facts}, parts)
-        spec = self._spec(work)
+        spec, noisy, charged = self._spec(work), self._noisy(), 0
+        if noisy is not None:
+            spec = spec.model_copy(update={"private": noisy.steps})
+            charged = private.charge(
+                self.node.config, self.node.audit, self.document, noisy, project=self.context.project_digest,
+                run=self.run_id, number=self.context.round, request=self.request.digest(),
+            )  # fmt: skip
         started = time.monotonic()
         self._log = TrainingLog(self.node.config, self.document, self.context)
         try:
@@ -63,6 +69,14 @@ class LocalJob:
         finally:
             self._log.ended()
         loss, metrics = result.get("loss"), result.get("metrics")
+        if noisy is not None:
+            loss = None  # it is of the training patients, and without noise
+            try:
+                private.require_charged(noisy, [str(uid) for uid in result.get("studies", [])])
+            except RefusedError:
+                shutil.rmtree(work / "out")  # or a later stage of secure aggregation would find it
+                raise
+            private.ended(self.node.config, charged)
         if metrics and result.get("worst_subgroup"):  # of cells large enough to be told
             metrics = {**metrics, "worst_subgroup": result["worst_subgroup"]}
         head |= {
@@ -128,6 +142,12 @@ class LocalJob:
             device=self.node.config.federation.device,
             threads=int(os.environ.get("OMP_NUM_THREADS", "0")),
         )
+
+    def _noisy(self) -> private.Plan | None:
+        """The round's noisy training, when the project asks for differential privacy."""
+        if self.context.kind != "train" or self.document.privacy.dp is None:
+            return None
+        return private.plan(self.node.config, self.document)
 
     def _seed(self) -> int:
         """Another one for each round and site, the same after a restart."""

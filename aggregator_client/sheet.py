@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from aggregator_client.algorithm_words import words
 from aggregator_client.decentral.settings import ALGORITHM as DECENTRALISED
+from aggregator_client.private_words import limits, promises
 from aggregator_client.project import SPLIT, ProjectDocument, ProjectDraft, SumSettings
 
 WIDTH = 100
@@ -151,7 +152,7 @@ def _leaves(draft: ProjectDraft) -> list[str]:
     if draft.privacy.summed:
         return [
             "After each round: the change of the network's numbers, masked, so that only the hospitals' sum can be read.",
-            "With it: how long it took, the training loss, and the common model's score (AUC or Dice) on your held-out patients.",
+            f"With it: how long it took, {_loss(draft)}and the common model's score (AUC or Dice) on your held-out patients.",
             "The number of training images goes into the sum, masked too. After the last round: the evaluation's figures.",
             "No image, no header, no label of a single study and no patient's pseudonym is sent.",
             "Each message is recorded in your audit log before it is sent: `fedpacs audit show --kind egress`.",
@@ -160,13 +161,17 @@ def _leaves(draft: ProjectDraft) -> list[str]:
         "After each round: the numbers of the trained network (its weights).",
         *_smaller(draft),
         (
-            "With them: how many training images were used, how long it took, the training loss, and the evaluation's"
+            f"With them: how many training images were used, how long it took, {_loss(draft)}and the evaluation's"
             " figures (such as the AUC, the number of cases of each class, and how the weakest group of ten or more patients"
             " fares, say by sex or age), as totals."
         ),
         "No image, no header, no label of a single study and no patient's pseudonym is sent.",
         "Each message is recorded in your audit log before it is sent: `fedpacs audit show --kind egress`.",
     ]
+
+
+def _loss(draft: ProjectDraft) -> str:
+    return "the training loss, " if draft.privacy.dp is None else ""
 
 
 def _smaller(draft: ProjectDraft) -> list[str]:
@@ -190,6 +195,7 @@ def _protected(draft: ProjectDraft) -> list[str]:
     what, reader = ("update", "the hospital it is meant for") if peers else ("message", "the coordinator named above")
     return [
         *_summed(draft),
+        *promises(draft),
         (
             f"Sealed end to end: each {what} is encrypted so that only {reader} can read it (HPKE,"
             " MLKEM768-X25519 and AES-256-GCM, also against a later quantum computer), and signed by your node."
@@ -262,7 +268,7 @@ def _not_protected(draft: ProjectDraft) -> list[str]:
         )
     return [
         *seen,
-        "No noise is added: there is no differential privacy in this mode.",
+        *limits(draft),
         "The finished model may remember details of its training data, and everybody who receives it can examine it.",
         "Another hospital may send bad updates and so spoil the model.",
     ]

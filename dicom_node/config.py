@@ -144,6 +144,13 @@ class PolicySettings(_Group):
     paused: bool = False
 
 
+class PrivacySettings(_Group):
+    """The most a patient may lose over all projects that train with differential privacy."""
+
+    epsilon: float = Field(default=10.0, gt=0, le=1000)
+    delta: float = Field(default=1e-5, gt=0, le=1e-3)
+
+
 class OidcSettings(_Group):
     """Log-in through an OpenID Connect provider. `roles` says which values of the claim give which role."""
 
@@ -260,6 +267,7 @@ class NodeConfig(_Group):
     study: StudySettings = StudySettings()
     deid: DeidSettings = DeidSettings()
     policy: PolicySettings = PolicySettings()
+    privacy: PrivacySettings = PrivacySettings()
     web: WebSettings = WebSettings()
     federation: FederationSettings = FederationSettings()
     inference: InferenceSettings = InferenceSettings()

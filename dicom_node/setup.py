@@ -72,6 +72,10 @@ exclude_burned_in = false
 require_labels = false
 paused = false
 
+[privacy]                           # the most a patient may lose over all projects with differential privacy
+epsilon = 10.0
+delta = 1e-5
+
 [web]
 host = "127.0.0.1"                  # anything but loopback needs the two files below
 port = {http_port}

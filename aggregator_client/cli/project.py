@@ -215,7 +215,23 @@ def _at_this_hospital(node: NodeConfig, signed: Any) -> dict[str, Any]:
         "coordinator_problem": stranger,
         "changes": None if earlier is None else {"since": earlier[0], "what": earlier[1]},
         "cohort": asdict(at_hospital(node, signed.document)),
+        "privacy": _forecast(node, signed.document),
     }
+
+
+def _forecast(node: NodeConfig, document: Any) -> dict[str, Any] | None:
+    """What one whole run would spend of a patient's budget here; None without differential privacy."""
+    from aggregator_client import private
+    from aggregator_client.errors import RefusedError
+
+    terms = document.privacy.dp
+    if terms is None:
+        return None
+    facts = {"allowed": terms.epsilon, "delta": terms.delta, "unit": terms.unit}
+    try:
+        return facts | {"epsilon": private.forecast(node, document), "problem": ""}
+    except RefusedError as error:
+        return facts | {"epsilon": None, "problem": str(error)}
 
 
 def _print_hospital(facts: dict[str, Any]) -> None:
@@ -227,6 +243,8 @@ def _print_hospital(facts: dict[str, Any]) -> None:
     )
     if cohort["failures"]:
         print(f"  - Studies that do not fit: {_listed(cohort['failures'])}.")
+    if (privacy := facts["privacy"]) is not None:
+        print(f"  - {_privacy_line(privacy)}")
     for fault in cohort["faults"]:
         print(f"  - Not enough: {fault}")
     if facts["changes"]:
@@ -235,6 +253,16 @@ def _print_hospital(facts: dict[str, Any]) -> None:
             print(f"      {change}")
     if facts["coordinator_problem"]:
         print(f"  - WARNING: {facts['coordinator_problem']}")
+
+
+def _privacy_line(facts: dict[str, Any]) -> str:
+    if facts["epsilon"] is None:
+        return f"Privacy: {facts['problem']}"
+    short = " The later rounds would be refused." if facts["epsilon"] > facts["allowed"] else ""
+    return (
+        f"All rounds would bring a patient's privacy loss to epsilon {facts['epsilon']:.2f} of {facts['allowed']:g}"
+        f" at delta {facts['delta']:g}.{short}"
+    )
 
 
 def _listed(counts: dict[str, int]) -> str:

@@ -56,6 +56,7 @@ def card(document: ProjectDocument, digest: str, state: RunState) -> dict[str, A
         "task": document.task.model_dump(mode="json"),
         "algorithm": document.algorithm.model_dump(mode="json"),
         "privacy": document.privacy.model_dump(mode="json"),
+        "differential_privacy": _private(document),
         "transfer": document.transfer.model_dump(mode="json"),
         "rounds": state.last_checkpoint(),
         "kept_round": kept,
@@ -64,6 +65,23 @@ def card(document: ProjectDocument, digest: str, state: RunState) -> dict[str, A
         "sites": [{"site": cell.site, "cases": cell.cases, "metric": cell.metric} for cell in cells],
         "fairness": fairness(by_site),
         "personal": {"sites": personal, "fairness": fairness(personal)} if personal else None,
+    }
+
+
+def _private(document: ProjectDocument) -> dict[str, Any] | None:
+    """What each site's node kept to: no training patient lost more by the updates; None without noise."""
+    terms = document.privacy.dp
+    if terms is None:
+        return None
+    return {
+        "unit": terms.unit,
+        "epsilon": terms.epsilon,
+        "delta": terms.delta,
+        "noise_multiplier": terms.noise_multiplier,
+        "clip": terms.clip,
+        "accountant": "PLD (dp-accounting), RDP where it cannot be computed",
+        "neighbours": f"data sets with and without one {terms.unit}",
+        "holds": "for the updates of every site, as its own node bounds it; not for figures on held-out patients",
     }
 
 

@@ -25,6 +25,8 @@ def show(facts: Mapping[str, Any]) -> None:
     print_table("Processes", ("process", "state", "restarts"), processes)
     _machine(facts)
     _work(facts)
+    for line in _privacy(facts["privacy"]):
+        print(line)
     if facts["last_error"]:
         print(f"Last error: {facts['last_error']}")
 
@@ -74,3 +76,15 @@ def _work(facts: Mapping[str, Any]) -> None:
         print(f"Training {job['name']}: {where}, {duration(job['left_s'])} left.")
     for warning in facts["drift"].values():
         print(f"DRIFT: {warning}")
+
+
+def _privacy(facts: dict[str, Any]) -> list[str]:
+    """What noisy trainings spent of the worst patient's budget; nothing before the first."""
+    if not facts["projects"]:
+        return []
+    spent = f"epsilon {facts['epsilon']:.2f} of {facts['allowed']:g} at delta {facts['delta']:g}"
+    lines = [f"Privacy spent, worst patient over all projects with noise: {spent}; {facts['left']:.2f} left."]
+    for one in facts["projects"]:
+        told = f"epsilon {one['epsilon']:.2f} at delta {one['delta']:g} by {one['unit']}"
+        lines.append(f"  {one['project'][:12]}: {told} in {one['trainings']} trainings, {one['accountant']}")
+    return lines

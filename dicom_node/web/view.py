@@ -11,6 +11,7 @@ import socket
 import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from dicom_node.orthanc_reader.ledger import Ledger, ledger_path
 from dicom_node.pause import is_paused, pause_facts
 from dicom_node.projects import ProjectRecord, Projects
 from dicom_node.records import Catalogue, StudyRecord
+from dicom_node.records.budget import PrivacyBudget
 from dicom_node.results import Results
 from dicom_node.spool import Spool, SpoolStats
 from dicom_node.status import read_last_error
@@ -85,12 +87,25 @@ class NodeView:
             "orthanc": self._orthanc(),
             "optouts": len(self.catalogue.withdrawn()),
             "processes": self._daemon().get("processes", {}),
+            "privacy": self._privacy(),
             "training": work.now(self.config),
             "drift": work.drift(self.config),
             "gpus": self.cards.latest(),
             "last_error": self._last_error(),
             "at": _iso(time.time()),
         }  # fmt: skip
+
+    def _privacy(self) -> dict[str, Any]:
+        """What noisy trainings spent of the worst patient's privacy, by project and in all."""
+        with closing(PrivacyBudget(self.config.storage.catalogue)) as budget:
+            spent, projects = budget.site_epsilon(), budget.projects()
+        return {
+            "epsilon": spent,
+            "allowed": self.config.privacy.epsilon,
+            "delta": self.config.privacy.delta,
+            "left": max(0.0, self.config.privacy.epsilon - spent),
+            "projects": projects,
+        }
 
     def _counted(self) -> tuple[SpoolStats, dict[str, int], dict[str, int]]:
         """Counts over whole tables of the spool and of the catalogue, and why studies were set aside."""
