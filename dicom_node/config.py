@@ -233,6 +233,17 @@ class InferenceSettings(_Group):
     poll_seconds: Seconds = 5.0
 
 
+class ResultsSettings(_Group):
+    """Where results go: "AETITLE@host:port" (C-STORE) or a DICOMweb root (STOW-RS); "" for the Orthanc that is followed."""
+
+    pacs: str = ""
+    tls_ca: Path | None = None
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    password_file: Path | None = None
+    token_file: Path | None = None
+
+
 class OrthancSource(_Group):
     url: str = ""
     username: str = ""
@@ -271,6 +282,7 @@ class NodeConfig(_Group):
     web: WebSettings = WebSettings()
     federation: FederationSettings = FederationSettings()
     inference: InferenceSettings = InferenceSettings()
+    results: ResultsSettings = ResultsSettings()
     orthanc: OrthancSettings = OrthancSettings()
     vault: VaultSettings = VaultSettings()
 

@@ -94,12 +94,13 @@ def _overview() -> Iterator[str]:
             (
                 "Storage",
                 f"yes, {len(sop_classes.STORAGE_CLASSES)} SOP classes",
-                "`fedpacs node send`, outbound queue of results",
+                "`fedpacs node send`; results, queued until the PACS has them",
             ),
             ("Storage Commitment Push Model", "yes, reported on the same or a new association", "no"),
             ("Modality Performed Procedure Step", "yes, for how many instances to expect", "no"),
             ("Instance Availability Notification", "yes, for how many instances to expect", "no"),
             ("Query/Retrieve, Study Root", "no", "`fedpacs node pull`: C-FIND, C-MOVE, C-GET"),
+            ("DICOMweb (PS3.18) STOW-RS", "no", "results: user agent, one instance a request"),
             (
                 "DICOMweb (PS3.18) QIDO-RS, WADO-RS",
                 "no",

@@ -49,6 +49,8 @@ def process_specs(config: NodeConfig) -> list[ProcessSpec]:
         specs.append(spec("orthanc-reader", "dicom_node.orthanc_reader", True))
     if config.dicom.peers:
         specs.append(spec("reporter", "dicom_node.reporter", True))
+    if config.results.pacs:
+        specs.append(spec("returner", "dicom_node.returner", True))
     if config.inference.models:
         specs.append(spec("inference", "aggregator_client.inference", False))
     if config.federation.coordinator:

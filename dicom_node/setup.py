@@ -100,6 +100,14 @@ proxy = ""
 models = []                         # [{{ folder = "models/liver", modalities = ["CT"], body_parts = [], type = "binary" }}]
 poll_seconds = 5.0
 
+[results]                           # where Segmentations and reports made here go
+pacs = ""                           # "AETITLE@host:port", or "https://pacs.example/dicom-web"; "": the Orthanc below
+# tls_ca = "keys/pacs-ca.crt"       # for TLS; tls_certificate and tls_key as well for mutual TLS
+# tls_certificate = "keys/dicom.crt"
+# tls_key = "keys/dicom.key"
+# password_file = "keys/pacs.password"   # DICOMweb: "user:password"
+# token_file = "keys/pacs.token"         # DICOMweb: a bearer token
+
 [orthanc]
 url = ""                            # "http://127.0.0.1:8042" to follow an Orthanc
 username = ""

@@ -59,7 +59,8 @@ def follow(config: NodeConfig, source: OrthancSource, stop: Stop) -> None:
         before = _stamp(wake)
         try:
             reader.step(stop)
-            results.deliver(client, client.url)
+            if not config.results.pacs:
+                results.deliver(client, client.url)
             if failures:
                 ledger.note_error("")
             failures = 0

@@ -172,6 +172,10 @@ class OrthancClient:
                 return self._send("GET", f"/instances/{found['ID']}/file").content
         return None
 
+    def holds(self, study_uid: str, sop_uid: str) -> bool:
+        """Whether an instance is here."""
+        return any(found["Type"] == "Instance" for found in self._send("POST", "/tools/lookup", content=sop_uid).json())
+
     def store(self, data: bytes) -> str:
         """Store a file; -> its Orthanc id. Storing the same one again changes nothing."""
         answer = self._send("POST", "/instances", content=data, headers={"Content-Type": "application/dicom"}).json()

@@ -56,7 +56,7 @@ def m002_referred_to(db: Any) -> None:
 
 @dataclass(frozen=True)
 class Returned:
-    """One result, without anything identified. state: waiting or stored; kind: SEG or SR."""
+    """One result, without anything identified. state: waiting, sending or stored; kind: SEG or SR."""
 
     made_uid: str
     study: str  # de-identified Study Instance UID
@@ -68,11 +68,16 @@ class Returned:
 
 
 class Target(Protocol):
-    """What a delivery needs of a PACS (dicom_node.orthanc_reader.client.OrthancClient has it)."""
+    """What a delivery needs of a PACS. Every method raises UnreachableError (later again) or RefusedError (this result not)."""
 
-    def find_study(self, study_uid: str, patient_id: str) -> str | None: ...
+    def find_study(self, study_uid: str, patient_id: str) -> str | None:
+        """Something when the PACS has the patient's study, None when not."""
 
-    def store(self, data: bytes) -> str: ...
+    def holds(self, study_uid: str, sop_uid: str) -> bool:
+        """Whether the PACS has an instance: asked when it is not known whether a store reached it."""
+
+    def store(self, data: bytes) -> str:
+        """Store a Part 10 file; what the PACS calls it, or nothing."""
 
 
 _COLUMNS = "made_uid, study, kind, title, state, orthanc_id, reason"
@@ -149,19 +154,32 @@ class Results:
         return replace(known, instances={**known.instances, **instances}, series={**known.series, **series})
 
     def deliver(self, pacs: Target, to: str) -> int:
-        """Store what waits in the PACS that has its study; -> how many. Call it again and again. Raises UnreachableError."""
+        """Store what waits in the PACS that has its study; -> how many. Call it again and again. Raises UnreachableError.
+
+        Before a result goes out it is noted as being sent; found so after a kill, the PACS is asked whether it came.
+        """
         stored = 0
-        for row in self._db.execute("SELECT * FROM results WHERE state='waiting' ORDER BY at").fetchall():
-            if pacs.find_study(row["study_uid"], row["patient_id"]) is None:
-                self._set(row["made_uid"], "waiting", "", "no followed PACS has the study")
-                continue
-            file = self.folder / f"{row['sop_uid']}.dcm"
-            orthanc_id = pacs.store(file.read_bytes())
-            self._audit("result.returned", row["made_uid"], study=row["study"], what=row["kind"], to=to)
-            self._set(row["made_uid"], "stored", orthanc_id, "")
-            file.unlink(missing_ok=True)
-            stored += 1
+        rows = self._db.execute("SELECT * FROM results WHERE state IN ('waiting', 'sending') ORDER BY at").fetchall()
+        for row in rows:
+            try:
+                stored += self._deliver(pacs, to, row)
+            except RefusedError as error:  # this one; the next may be taken
+                self._set(row["made_uid"], "waiting", "", str(error))
         return stored
+
+    def _deliver(self, pacs: Target, to: str, row: Any) -> bool:
+        made, file = row["made_uid"], self.folder / f"{row['sop_uid']}.dcm"
+        if pacs.find_study(row["study_uid"], row["patient_id"]) is None:
+            self._set(made, "waiting", "", "no followed PACS has the study")
+            return False
+        there = row["state"] == "sending" and pacs.holds(row["study_uid"], row["sop_uid"])
+        if not there:
+            self._set(made, "sending", "", "")
+        called = "" if there else pacs.store(file.read_bytes())
+        self._audit("result.returned", made, study=row["study"], what=row["kind"], to=to)
+        self._set(made, "stored", called, "")
+        file.unlink(missing_ok=True)
+        return True
 
     def ours(self, sop_uids: Iterable[str]) -> set[str]:
         """Those of these SOP Instance UIDs that are results: they are never pulled back as new images."""

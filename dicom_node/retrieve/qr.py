@@ -73,8 +73,8 @@ def instances(peer: Peer, study_uid: str, calling: str, timeout: float) -> dict[
     """{SOP Instance UID: SOP Class UID} of a study, series by series; a class is "" where the PACS does not tell."""
     found: dict[str, str] = {}
     with associate(peer, [(FIND, _LITTLE)], calling, timeout) as association:
-        for series in _ask(peer, association, _level("SERIES", study_uid, SeriesInstanceUID="")):
-            query = _level(
+        for series in _ask(peer, association, level("SERIES", study_uid, SeriesInstanceUID="")):
+            query = level(
                 "IMAGE", study_uid, SeriesInstanceUID=series.SeriesInstanceUID, SOPInstanceUID="", SOPClassUID=""
             )
             for image in _ask(peer, association, query):
@@ -82,12 +82,22 @@ def instances(peer: Peer, study_uid: str, calling: str, timeout: float) -> dict[
     return found
 
 
-def _level(level: str, study_uid: str, **keys: Any) -> Dataset:
+def level(name: str, study_uid: str, **keys: Any) -> Dataset:
+    """A C-FIND identifier for one study at a level (PS3.4 C.6.2)."""
     query = Dataset()
-    query.QueryRetrieveLevel, query.StudyInstanceUID = level, study_uid
-    for name, value in keys.items():
-        setattr(query, name, value)
+    query.QueryRetrieveLevel, query.StudyInstanceUID = name, study_uid
+    for keyword, value in keys.items():
+        setattr(query, keyword, value)
     return query
+
+
+def ask(peer: Peer, query: Dataset, calling: str, timeout: float) -> list[Dataset]:
+    """What a PACS answers to one C-FIND. Raises UnreachableError, RefusedError."""
+    with associate(peer, [(FIND, _LITTLE)], calling, timeout) as association:
+        try:
+            return _ask(peer, association, query)
+        except TooManyError:
+            raise RefusedError(f"{peer} limits its answers to a C-FIND: let it answer this node in full.") from None
 
 
 def _ask(peer: Peer, association: Any, query: Dataset) -> list[Dataset]:
@@ -107,7 +117,7 @@ def _ask(peer: Peer, association: Any, query: Dataset) -> list[Dataset]:
 def move(peer: Peer, study_uid: str, destination: str, calling: str, timeout: float) -> None:
     """Have the PACS send a study to `destination`, an AE title it must know. Raises RefusedError, UnreachableError."""
     with associate(peer, [(MOVE, _LITTLE)], calling, timeout) as association:
-        answers = association.send_c_move(_level("STUDY", study_uid), destination, MOVE)
+        answers = association.send_c_move(level("STUDY", study_uid), destination, MOVE)
         _check(peer, [status for status, _ in answers], "C-MOVE", destination)
 
 
@@ -130,7 +140,7 @@ def get(
             return 0x0000
 
         association.bind(evt.EVT_C_STORE, keep)
-        _check(peer, [status for status, _ in association.send_c_get(_level("STUDY", study_uid), GET)], "C-GET", "")
+        _check(peer, [status for status, _ in association.send_c_get(level("STUDY", study_uid), GET)], "C-GET", "")
 
 
 def _contexts(classes: set[str]) -> list[tuple[str, list[str]]]:

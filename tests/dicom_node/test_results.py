@@ -38,12 +38,18 @@ class Pacs:
         self.kept: dict[str, bytes] = {}
         self.breaks = False
         self.has_study = True
+        self.asked = self.stored = 0
 
     def find_study(self, study_uid: str, patient_id: str) -> str | None:
         assert (study_uid, patient_id) == (WHO.study_uid, WHO.patient_id)
         return "study" if self.has_study else None
 
+    def holds(self, study_uid: str, sop_uid: str) -> bool:
+        self.asked += 1
+        return sop_uid in self.kept
+
     def store(self, data: bytes) -> str:
+        self.stored += 1
         uid = str(read(data).SOPInstanceUID)
         self.kept[uid] = data
         if self.breaks:
@@ -198,7 +204,7 @@ def test_it_is_stored_once_whatever_is_repeated_or_breaks(node: NodeConfig, resu
     pacs.breaks = False
     assert results.deliver(pacs, "http://pacs") == 1
     assert results.deliver(pacs, "http://pacs") == 0
-    assert len(pacs.kept) == 1
+    assert len(pacs.kept) == 1 and (pacs.stored, pacs.asked) == (1, 1), "what came is not sent again"
     assert [r.state for r in results.all()] == ["stored"] and not list(results.folder.iterdir())
     audit = AuditLog(node.storage.audit)
     assert [len(list(audit.records(kind))) for kind in ("result.reidentified", "result.returned")] == [1, 1]

@@ -13,7 +13,7 @@ import pydicom
 import pytest
 
 from dicom_node.errors import InputError, RefusedError, UnreachableError
-from dicom_node.scu import Outbound, Peer, echo, send_files
+from dicom_node.scu import Peer, echo, send_files
 from dicom_node.spool import part10
 from tests.dicom_node.receiver.conftest import Receiver, free_port, receiver  # noqa: F401 - the fixture
 from tests.dicom_node.receiver.wire import CT, EXPLICIT, dataset
@@ -58,29 +58,6 @@ def test_files_arrive_byte_for_byte_and_what_cannot_be_sent_is_named(receiver: M
         for n in range(5):
             (kept,) = spool.find(f"2.25.30{n}")
             assert spool.read(kept)[kept.data_offset :] == dataset(f"2.25.30{n}", pixels=f"2.25.30{n}".encode() * 100)
-
-
-def test_a_result_waits_for_its_pacs_and_is_delivered_once(receiver: Make, tmp_path: Path) -> None:  # noqa: F811
-    port = free_port()
-    peer = Peer("TEST", "127.0.0.1", port)
-    outbound = Outbound(tmp_path / "out", "RESULTS")
-    outbound.queue._now = lambda: time.time() + 3600 * outbound_clock[0]  # type: ignore[method-assign]
-    outbound_clock = [0]
-    assert outbound.put(file_of("2.25.400"), peer)
-    assert not outbound.put(file_of("2.25.400"), peer), "it waits already"
-    assert outbound.deliver().retried == 1
-    one = receiver(port=port)
-    outbound_clock[0] = 2
-    again = Outbound(tmp_path / "out", "RESULTS")  # as after a restart
-    again.queue._now = outbound.queue._now  # type: ignore[method-assign]
-    assert again.deliver().sent == 1
-    assert not again.put(file_of("2.25.400"), peer), "it was delivered"
-    assert again.deliver().sent == 0
-    assert list((tmp_path / "out").glob("*.dcm")) == []
-    with one.spool() as spool:
-        assert len(spool.find("2.25.400")) == 1
-    with pytest.raises(InputError, match="cannot be queued"):
-        again.put(b"nonsense", peer)
 
 
 @pytest.mark.interop
