@@ -9,6 +9,7 @@ GET  /pages/left?page=                     every outgoing message, and the verdi
 from __future__ import annotations
 
 import asyncio
+from contextlib import closing
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -18,10 +19,12 @@ from fastapi.responses import HTMLResponse, Response
 from dicom_node import examples
 from dicom_node.config import NodeConfig
 from dicom_node.errors import InputError, NodeError, RefusedError
+from dicom_node.records.budget import PrivacyBudget
 from dicom_node.status import write_last_error
 from dicom_node.web import chart, work
 from dicom_node.web.page import render
 from dicom_node.web.security import Rights
+from dicom_node.web.view import NodeView
 
 PAGE = 100
 _DIGEST = "[0-9a-f]{64}"
@@ -42,13 +45,27 @@ def add_routes(app: FastAPI) -> None:
     @app.get("/pages/left", response_class=HTMLResponse, include_in_schema=False)
     async def left(request: Request, page: Annotated[int, Query(ge=1, le=100_000)] = 1) -> Response:
         view, total = app.state.view, app.state.view.egress_total()
-        values = {"egress": view.egress(PAGE, (page - 1) * PAGE), "total": total, "page": page}
+        values = {"egress": _charged(view, view.egress(PAGE, (page - 1) * PAGE)), "total": total, "page": page}
+        with closing(PrivacyBudget(app.state.config.storage.catalogue)) as budget:
+            values["budgets"], values["worst"] = budget.projects(), budget.site_epsilon()
         values["pages"] = max(1, -(-total["messages"] // PAGE))
         values["names"] = {one["digest"]: one["name"] for one in view.projects()}
         checked = await app.state.verifier.verdict()
         values["checked"] = checked
         values["checked_at"] = datetime.fromtimestamp(checked.at, UTC).strftime("%H:%M:%S UTC") if checked else ""
         return render(app, request, "left.html", **values)
+
+
+def _charged(view: NodeView, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The messages, each with what its round had spent of the worst patient's privacy by then, where noise was added."""
+    rounds = {
+        (r.facts["project"], r.facts["round"]): r.facts for r in reversed(view.audit.newest("round.budget", 5000))
+    }
+    for one in messages:
+        facts = rounds.get((one["project"], one["round"]))
+        if facts is not None:
+            one["spent"] = f"{one['spent']}, ε {facts['epsilon']:.3g} so far (δ {facts['delta']:.0e})"
+    return messages
 
 
 def _add_training(app: FastAPI) -> None:

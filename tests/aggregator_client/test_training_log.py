@@ -184,3 +184,23 @@ def view_page(node: NodeConfig) -> list[dict[str, object]]:
         return view.egress(1, 1)
     finally:
         view.close()
+
+
+def test_what_left_shows_the_privacy_that_was_spent(node: NodeConfig) -> None:
+    from starlette.testclient import TestClient
+
+    from dicom_node.records.budget import Figures, PrivacyBudget, Training
+    from dicom_node.web.app import create_app
+
+    project = "ab" * 32
+    with closing(PrivacyBudget(node.storage.catalogue)) as budget:
+        training = Training(project, "r1", 1, "request", "patient", 1.0, 0.1, 10)
+        budget.spend(training, ["P1", "P2"], lambda past: Figures(1.25, 1e-5, 1.5, 1e-5, "prv"))
+    with closing(AuditLog(node.storage.audit)) as audit:
+        audit.append("round.budget", project=project, round=1, epsilon=1.25, delta=1e-5)
+        audit.append("egress", what="update", project=project, round=1, bytes=10, privacy={"mode": "sealed"})
+    with TestClient(create_app(node), base_url="http://127.0.0.1:8080") as client:
+        token = node.web.token_file.read_text().strip()
+        page = client.get("/pages/left", headers={"Authorization": f"Bearer {token}"}).text
+    assert "sealed, ε 1.25 so far (δ 1e-05)" in page
+    assert "1.250" in page and "1.500" in page and "a patient" in page, "by project, and over all of them"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -20,7 +21,6 @@ from dicom_node.web.app import create_app
 from tests.aggregator_client import hospital
 from tests.aggregator_client.test_executor import Desk
 from tests.dicom_node.test_worker import Bench
-from tests.interop.orthanc_process import free_port
 from tests.interop.studies import planted
 
 PEOPLE = {"viewer": "Vera", "data-manager": "Dan", "admin": "Ada"}
@@ -52,7 +52,9 @@ class World:
 
     def _with_ports(self) -> NodeConfig:
         file = self.desk.config.path
-        text = file.read_text().replace("port = 8080", f"port = {free_port()}", 1)
+        self.listener = socket.create_server(("127.0.0.1", 0))  # held from now on, so that nobody else takes the port
+        port = self.listener.getsockname()[1]
+        text = file.read_text().replace("port = 8080", f"port = {port}", 1)
         file.write_text(text)
         from dicom_node.config import load_config
 
@@ -93,23 +95,16 @@ class World:
         return paths + (["/pages/accounts"] if role == "admin" else [])
 
     def close(self) -> None:
+        self.listener.close()
         self.desk.close()
 
 
 @contextmanager
-def served(config: NodeConfig) -> Iterator[None]:
+def served(world: World) -> Iterator[None]:
     """The console on its port, in a thread."""
-    server = uvicorn.Server(
-        uvicorn.Config(
-            create_app(config),
-            host="127.0.0.1",
-            port=config.web.port,
-            log_config=None,
-            access_log=False,
-            timeout_graceful_shutdown=1,
-        )
-    )
-    thread = threading.Thread(target=server.run, daemon=True)
+    app = create_app(world.config)
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=1))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [world.listener]}, daemon=True)
     thread.start()
     end = time.monotonic() + 60
     while not server.started:

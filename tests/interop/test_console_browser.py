@@ -27,7 +27,7 @@ FOCUSED = "[document.activeElement.textContent.trim(), getComputedStyle(document
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     made = World(tmp_path_factory.mktemp("console"))
-    with served(made.config):
+    with served(made):
         yield made
     made.close()
 
