@@ -154,6 +154,8 @@ MEANINGS = {
     "web.proxy.role_header": "header with the role",
     "federation.poll_seconds": "how often the coordinator is asked for work",
     "federation.proxy": "HTTP proxy on the way to the coordinator, `http://host:port`",
+    "results.tls_certificate": "this node's certificate, for mutual TLS",
+    "results.tls_key": "key of that certificate",
     "inference.poll_seconds": "how often new studies are looked for",
     "privacy.epsilon": "the most a patient may lose over all projects that train with differential privacy",
     "privacy.delta": "the delta that epsilon goes with",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import sys
 from importlib.metadata import EntryPoint, entry_points
@@ -10,6 +11,8 @@ from typing import Any
 
 import click
 import typer
+import typer.core
+from typer.utils import get_params_from_function
 
 GROUP = "fedpacs.commands"
 # Shown by `fedpacs --help`, so that help needs to import no room.
@@ -54,9 +57,22 @@ def _load(entry: EntryPoint) -> click.Command:
         app = typer.Typer(add_completion=False)
         app.command(entry.name)(target)
         target = app
+    target.rich_markup_mode = "markdown"  # the default takes "[federation]" in a help text for mark-up, and drops it
     command = typer.main.get_command(target)
     command.name = entry.name
+    _tell_arguments(command)
     return command
+
+
+def _tell_arguments(command: click.Command) -> None:
+    """Give arguments their help back, which click 8.5 takes from typer's (it has one of its own, set last)."""
+    for child in getattr(command, "commands", {}).values():
+        _tell_arguments(child)
+    arguments = [one for one in command.params if isinstance(one, typer.core.TyperArgument) and not one.help]
+    if arguments and command.callback is not None:
+        told = get_params_from_function(inspect.unwrap(command.callback))
+        for one in arguments:
+            one.help = getattr(told[one.name].default, "help", None) if one.name in told else None
 
 
 def build() -> Commands:

@@ -131,3 +131,9 @@ def test_every_command_option_and_setting_is_explained() -> None:
                 assert getattr(option, "help", ""), f"{' '.join(path)} {option.opts[0]} has no help"
     empty = [line for line in (DOCS / "settings.md").read_text().splitlines() if re.match(r"\| `.*\|\s*\|$", line)]
     assert not empty, "explain these in the commented file that init writes, or in scripts/reference.py: " + str(empty)
+
+
+def test_help_shows_arguments_and_keeps_brackets(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["federation", "join", "--help"]) == 0
+    told = capsys.readouterr().out
+    assert "The file the coordinator sent." in told and "[federation] coordinator" in told
