@@ -22,6 +22,7 @@ from anonymizer.errors import InputError, KeyFileError, OutputError
 from anonymizer.faces.staged import Staged, finish, staging
 from anonymizer.model import Action, Outcome
 from anonymizer.profile import Profile
+from anonymizer.text import warm
 
 CHUNK = 16
 SECONDS = 120
@@ -124,6 +125,7 @@ def run(job: Job, pairs: list[tuple[Path, Path]], workers: int, each: Callable[[
 
     A file that ends its process (a fault in a decoder, too much memory, a hang) gets its line like any other.
     """
+    warm()
     with staging([target for _, target in pairs]) as place:
         job = replace(job, staging=place)
         waiting: dict[str, list[Line]] = {}
@@ -217,6 +219,7 @@ def _start(job: Job) -> None:
     hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
     if hard == resource.RLIM_INFINITY or hard > job.memory:
         resource.setrlimit(resource.RLIMIT_DATA, (job.memory, hard))
+    warm()  # where a process is not forked
     _worker = Worker(job, guarded=True)
 
 

@@ -10,10 +10,10 @@ import base64
 import re
 import unicodedata
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache, lru_cache
 
 from anonymizer.forms import Span, forms
-from anonymizer.identity import Identity
+from anonymizer.identity import Identity, identity
 from anonymizer.persons import Page
 from anonymizer.places import places
 from anonymizer.shift import dates_read, shifted
@@ -32,6 +32,12 @@ def clean_text(text: str, identity: Identity, days: int | None, month_first: boo
     else:
         cleaned = "".join(_clean(piece, identity, days, month_first) + blank for piece, blank in _pieces(text, PIECE))
     return text if cleaned == text else cleaned
+
+
+@cache
+def warm() -> None:
+    """Load the word lists and compile the patterns, so that no file is charged with it and forked processes share them."""
+    _clean("seen by Dr. Smith on the fifteenth of March 2019 in Boston, MA", identity(frozenset()), 0, True)
 
 
 def _pieces(text: str, size: int) -> Iterator[tuple[str, str]]:
