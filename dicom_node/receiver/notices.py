@@ -18,7 +18,7 @@ from dicom_node.receiver import dimse, pdu
 from dicom_node.receiver.commitment import RequestError, parse
 from dicom_node.receiver.sop_classes import INSTANCE_AVAILABILITY
 from dicom_node.spool import valid_uid
-from dicom_node.spool.database import transaction
+from dicom_node.spool.database import DATABASE_ERRORS, transaction
 
 if TYPE_CHECKING:
     from dicom_node.receiver.association import Association
@@ -87,7 +87,7 @@ class Notice:
             if abstract == INSTANCE_AVAILABILITY:
                 return self._notify(notice) if create else dimse.UNRECOGNISED_OPERATION
             return self._open(uid, notice) if create else self._close(uid, notice)
-        except (sqlite3.Error, StorageError):
+        except (*DATABASE_ERRORS, StorageError):
             return dimse.PROCESSING_FAILURE
 
     def _notify(self, notice: Dataset) -> int:

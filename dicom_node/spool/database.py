@@ -14,6 +14,8 @@ from dicom_node.spool import schema
 from dicom_node.spool.segment import sync_folder
 
 BUSY_SECONDS = 20.0
+# What a statement on a damaged or locked database raises: SQLite's messages may quote bytes of it that are no text.
+DATABASE_ERRORS = (sqlite3.Error, UnicodeDecodeError)
 
 
 def prepare_folder(root: Path) -> None:
@@ -42,10 +44,16 @@ def connect(root: Path, synchronous: str = "FULL") -> sqlite3.Connection:
             connection.execute("PRAGMA temp_store=MEMORY")
             schema.migrate(connection)
         return connection
-    except (sqlite3.Error, OSError) as error:
+    except (*DATABASE_ERRORS, OSError) as error:
         raise StorageError(
-            f"The spool's database {path} cannot be opened ({error}); check the disk, or rebuild it with `fedpacs node reindex`."
+            f"The spool's database {path} cannot be opened ({told(error)}); check the disk, "
+            "or rebuild it with `fedpacs node reindex`."
         ) from error
+
+
+def told(error: Exception) -> str:
+    """What went wrong, without bytes of the database that a message might quote."""
+    return "the database is damaged" if isinstance(error, UnicodeDecodeError) else str(error)
 
 
 @contextmanager

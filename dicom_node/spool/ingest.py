@@ -19,7 +19,7 @@ from pathlib import Path
 
 from dicom_node.errors import StorageError
 from dicom_node.spool import part10
-from dicom_node.spool.database import WriteLock, connect, transaction
+from dicom_node.spool.database import DATABASE_ERRORS, WriteLock, connect, told, transaction
 from dicom_node.spool.digest import Digest
 from dicom_node.spool.header import Header
 from dicom_node.spool.segment import BLOCK, HEADER_SIZE, STAGE_BYTES, Buffer, SegmentWriter, StreamWriter, pack_header
@@ -118,11 +118,11 @@ class Ingest:
             start = writer.end
             places = self._write(writer, batch, known, now)
             return self._record(batch, places, now)
-        except (OSError, sqlite3.Error) as error:
+        except (OSError, *DATABASE_ERRORS) as error:
             if start is not None:
                 self._take_back(start)
             raise StorageError(
-                f"The spool at {self.root} cannot keep an instance ({error}); free disk space or check it."
+                f"The spool at {self.root} cannot keep an instance ({told(error)}); free disk space or check it."
             ) from error
 
     def large(self, source: str) -> LargeObject:
@@ -140,9 +140,9 @@ class Ingest:
         try:
             with transaction(self.db, self.lock) as db:
                 self._write_counts(db, self._counts, time.time())
-        except sqlite3.Error as error:
+        except DATABASE_ERRORS as error:
             raise StorageError(
-                f"The spool at {self.root} cannot write its counters ({error}); check the disk."
+                f"The spool at {self.root} cannot write its counters ({told(error)}); check the disk."
             ) from error
         self._counts.clear()
 

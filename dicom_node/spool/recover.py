@@ -9,12 +9,13 @@ import mmap
 import sqlite3
 import time
 import zlib
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from dicom_node.errors import StorageError
 from dicom_node.spool import part10
-from dicom_node.spool.database import WriteLock, connect, prepare_folder, transaction
+from dicom_node.spool.database import DATABASE_ERRORS, WriteLock, connect, prepare_folder, told, transaction
 from dicom_node.spool.digest import Digest
 from dicom_node.spool.header import DataSetError, Header, scan
 from dicom_node.spool.ingest import Incoming, Ingest, Outcome, Tally
@@ -46,8 +47,8 @@ def recover(root: Path) -> RecoveryReport:
             for path in sorted((root / "segments").glob("*.seg")):
                 if path.name not in sealed and abandoned(path):
                     _adopt(root, db, path, report)
-    except (OSError, sqlite3.Error) as error:
-        raise StorageError(f"The spool at {root} cannot be recovered ({error}); check the disk.") from error
+    except (OSError, *DATABASE_ERRORS) as error:
+        raise StorageError(f"The spool at {root} cannot be recovered ({told(error)}); check the disk.") from error
     finally:
         lock.close()
         db.close()
@@ -94,13 +95,14 @@ def _drop_newborn(root: Path) -> None:
 
 
 def _carry_labels(aside: Path, db: sqlite3.Connection) -> None:
+    """Copy what can still be read; what the damage took is imported again from its CSV."""
     try:
-        old = sqlite3.connect(aside)
-        rows = old.execute("SELECT accession, name, value, source, imported_at FROM labels").fetchall()
-        old.close()
-    except sqlite3.DatabaseError:
-        return  # what made the reindex necessary may have taken the labels with it: they are imported again from their CSV
-    db.executemany("INSERT OR REPLACE INTO labels VALUES(?,?,?,?,?)", rows)
+        with closing(sqlite3.connect(aside)) as old:
+            rows = old.execute("SELECT accession, name, value, source, imported_at FROM labels").fetchall()
+    except DATABASE_ERRORS:
+        return
+    whole = [row for row in rows if all(isinstance(text, str) for text in row[:4]) and isinstance(row[4], float)]
+    db.executemany("INSERT OR REPLACE INTO labels VALUES(?,?,?,?,?)", whole)
 
 
 def _adopt(root: Path, db: sqlite3.Connection, path: Path, report: RecoveryReport, resync: bool = False) -> None:

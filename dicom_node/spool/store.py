@@ -28,7 +28,7 @@ from pathlib import Path
 
 from dicom_node.errors import InputError, StorageError
 from dicom_node.spool import part10, segment
-from dicom_node.spool.database import WriteLock, transaction
+from dicom_node.spool.database import DATABASE_ERRORS, WriteLock, told, transaction
 from dicom_node.spool.digest import Digest
 from dicom_node.spool.header import DataSetError, scan, valid_uid
 from dicom_node.spool.ingest import Incoming, Ingest
@@ -313,9 +313,9 @@ class Spool:
         try:
             with transaction(self.db, self._lock) as db:
                 yield db
-        except sqlite3.Error as error:
+        except DATABASE_ERRORS as error:
             raise StorageError(
-                f"The spool's database in {self.root} cannot be written ({error}); check the disk."
+                f"The spool's database in {self.root} cannot be written ({told(error)}); check the disk."
             ) from error
 
 

@@ -286,7 +286,8 @@ def main() -> None:
     gc.freeze()  # a fork then copies fewer pages
     for number in range(trials):
         kind = kinds[number % len(kinds)]
-        if number % 40 < len(kinds):  # a fresh spool now and then; in between it grows over its harms
+        # a fresh spool now and then: in between it grows over its harms, but must leave a small disk room for its index
+        if number // len(kinds) % (5 if kind == "full" else 14) == 0:
             folder = Path(small) if kind == "full" else root / kind
             shutil.rmtree(folder / "spool", ignore_errors=True)
             folder.mkdir(exist_ok=True)

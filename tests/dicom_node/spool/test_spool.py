@@ -223,3 +223,16 @@ def test_memory_that_is_used_again_leaves_nothing_of_the_object_before_in_the_se
     assert second.offset % BLOCK == HEADER_SIZE, "each starts at a block of its own"
     assert not any(whole[second.offset + second.length :])
     assert len(list(read_records(tmp_path / "segments" / first.segment))) == 2
+
+
+def test_an_index_whose_damage_is_no_text_is_told_of_and_rebuilt(tmp_path: Path) -> None:
+    """SQLite quotes the damaged bytes in its message, which Python cannot always read."""
+    with Spool(tmp_path) as spool:
+        spool.add_file(file_of("2.25.1"), source="X")
+    index = tmp_path / "spool.db"
+    index.write_bytes(index.read_bytes().replace(b"CREATE TABLE instances", b"CREATE T\xb8BLE instances"))
+    with pytest.raises(StorageError, match=r"damaged.*fedpacs node reindex"):
+        Spool(tmp_path)
+    assert reindex(tmp_path).adopted == 1
+    with Spool(tmp_path) as spool:
+        assert len(spool.find("2.25.1")) == 1
