@@ -19,7 +19,7 @@ from tests.dicom_node.console_world import IDENTITIES, World, served
 from tests.interop.browser import ARTEFACTS, axe, browser, violations
 from tests.interop.studies import planted
 
-pytestmark = [pytest.mark.interop, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.interop, pytest.mark.timeout(900)]
 
 FOCUSED = "[document.activeElement.textContent.trim(), getComputedStyle(document.activeElement).outlineStyle]"
 
