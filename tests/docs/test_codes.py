@@ -5,12 +5,15 @@ from __future__ import annotations
 import ast
 import json
 import re
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, get_args
 
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
+from pydantic import BaseModel
 
 from aggregator_client.coordinator.settings import NetworkSettings
+from aggregator_client.project import ProjectDocument
 from dicom_node import conformance
 from dicom_node.config import DicomSettings, WebSettings
 from dicom_node.web.metrics import exposition
@@ -125,3 +128,20 @@ def test_environment_variables_are_documented() -> None:
         for path in (ROOT / room).rglob("*.py"):
             used |= set(re.findall(r"[\"'](FEDPACS_[A-Z_]+)[\"']", path.read_text(encoding="utf-8")))
     assert used - inner <= rows(page("settings.md"))
+
+
+def test_every_key_of_a_project_is_named() -> None:
+    text = "\n".join(path.read_text(encoding="utf-8") for path in DOCS.glob("*.md"))
+
+    def keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+        for name, field in model.model_fields.items():
+            parts = [field.annotation, *get_args(field.annotation)]
+            nested = [part for part in parts if isinstance(part, type) and issubclass(part, BaseModel)]
+            for part in nested:
+                yield from keys(part, f"{prefix}{name}.")
+            if not nested:
+                yield prefix + name
+
+    found = set(keys(ProjectDocument))
+    assert len(found) > 40
+    assert not {key for key in found if not re.search(rf"\b{key.rpartition('.')[2]}\b", text)}
