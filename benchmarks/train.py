@@ -3,7 +3,9 @@
 Both run the same number of AdamW steps with the same batch, in turn, one thread on the CPU (or --device cuda). The plain loop
 has its float32 tensors in RAM and no augmentation; ours reads the memory-mapped float16 cache format.
 
-    python benchmarks/train.py --json [--device cpu|cuda]
+Noisy steps (differential privacy) are compared with plain ones on the same networks with GroupNorm.
+
+    python benchmarks/train.py --json [--device cpu|cuda] [--only-dp]
 """
 
 from __future__ import annotations
@@ -11,9 +13,11 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import statistics
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +30,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from trainer import networks
 from trainer.local.data import Samples, Slices, epoch_order
 from trainer.local.training import loss_of, make_optimizer, train
-from trainer.spec import LocalSpec
+from trainer.privacy.training import train_privately
+from trainer.spec import LocalSpec, PrivateSteps
 
 CASES: dict[str, dict[str, Any]] = {
     "small_resnet": {"args": {"classes": 3}, "batch": 32, "count": 320, "size": 64},
@@ -81,6 +86,40 @@ def ours(name: str, samples: Samples, local: LocalSpec, args: dict[str, Any], de
     return done.steps / done.seconds, done.waiting
 
 
+def noisy(name: str, samples: Samples, local: LocalSpec, args: dict[str, Any], device: str) -> float:
+    """Steps a second with differential privacy: as many images a step on average, each a unit of its own."""
+    own = replace(samples, groups=np.arange(len(samples)))
+    steps = local.epochs * len(samples) // local.batch
+    private = PrivateSteps(
+        unit="record",
+        noise_multiplier=1.0,
+        clip=1.0,
+        rate=local.batch / len(samples),
+        steps=steps,
+        expected_units=local.batch,
+    )
+    done = train_privately(networks.build(name, args), own, local, private, seed=0, device=device)
+    return done.steps / done.seconds
+
+
+def measure_noisy(device: str, repeat: int) -> dict[str, Any]:
+    """How many plain steps a noisy step takes, on GroupNorm networks: median of the ratios of `repeat` pairs."""
+    out: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, case in CASES.items():
+            samples, args = (
+                make_samples(Path(folder), name, case["count"], case["size"]),
+                case["args"] | {"norm": "group"},
+            )
+            local = LocalSpec(epochs=2, batch=case["batch"], augment="none")
+            ratios = [
+                plain(name, samples, local, args, device) / noisy(name, samples, local, args, device)
+                for _ in range(repeat)
+            ]
+            out[f"dp_step_over_plain_{name}"] = round(statistics.median(ratios), 3)
+    return out
+
+
 def measure(device: str, repeat: int) -> dict[str, Any]:
     out: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -107,13 +146,15 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--only-dp", action="store_true", help="only the steps with differential privacy")
     given = parser.parse_args()
     if given.device == "cuda" and not torch.cuda.is_available():
         print("train: this machine has no CUDA device; run with --device cpu", file=sys.stderr)
         return 3
     torch.set_num_threads(1)
     facts = {"device": given.device, "machine": platform.machine(), "python": platform.python_version()}
-    result = measure(given.device, given.repeat) | facts | {"torch": torch.__version__}
+    figures = {} if given.only_dp else measure(given.device, given.repeat)
+    result = figures | measure_noisy(given.device, given.repeat) | facts | {"torch": torch.__version__}
     print(json.dumps(result) if given.json else json.dumps(result, indent=1))
     return 0
 
