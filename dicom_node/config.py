@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from dicom_node.errors import ConfigError
 
@@ -52,6 +52,25 @@ class NodeSettings(_Group):
     timezone: str = "UTC"
 
 
+def _networks(value: tuple[str, ...]) -> tuple[str, ...]:
+    for network in value:
+        ipaddress.ip_network(network, strict=False)
+    return value
+
+
+class AeRule(_Group):
+    """What one calling AE title may do: from where, and which SOP classes; [] leaves that open."""
+
+    ae_title: str
+    networks: Annotated[tuple[str, ...], AfterValidator(_networks)] = ()
+    sop_classes: tuple[str, ...] = ()
+
+    @field_validator("ae_title")
+    @classmethod
+    def _title(cls, value: str) -> str:
+        return check_ae_title(value)
+
+
 class DicomSettings(_Group):
     ae_title: str = "FEDPACS"
     host: str = "0.0.0.0"
@@ -61,6 +80,8 @@ class DicomSettings(_Group):
     max_pdu: int = Field(default=131072, ge=4096, le=2**24)
     allowed_ae_titles: tuple[str, ...] = ()
     allowed_networks: tuple[str, ...] = ("127.0.0.0/8", "::1/128")
+    require_called_ae_title: bool = False
+    rules: tuple[AeRule, ...] = ()
     private_sop_classes: tuple[str, ...] = ()
     peers: tuple[str, ...] = ()
     idle_timeout_s: Seconds = 60

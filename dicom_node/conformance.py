@@ -52,7 +52,12 @@ _STATUSES = (
 _REJECTIONS = (
     (acceptor.PERMANENT, acceptor.USER, 2, "application context name not supported"),
     (acceptor.PERMANENT, acceptor.USER, 3, "calling AE title or address is not on the list, or the title is malformed"),
-    (acceptor.PERMANENT, acceptor.USER, 7, "called AE title is empty or malformed"),
+    (
+        acceptor.PERMANENT,
+        acceptor.USER,
+        7,
+        "called AE title is empty or malformed, or not this node's where that is required",
+    ),
     (acceptor.PERMANENT, acceptor.ACSE, 2, "protocol version not supported"),
     (acceptor.TRANSIENT, acceptor.PRESENTATION, 2, "maximum number of associations reached"),
 )

@@ -27,6 +27,8 @@ processes = 2                       # receiver processes on that port; more than
 max_associations = 64
 max_pdu = 131072
 allowed_ae_titles = []              # calling AE titles; [] accepts any
+require_called_ae_title = false     # refuse who calls this node by another AE title
+rules = []                          # per calling AE: [{{ ae_title = "CT1", networks = ["10.0.0.5/32"], sop_classes = [] }}]
 allowed_networks = {networks}   # add your modalities' network, e.g. "10.20.0.0/16"
 private_sop_classes = []            # private storage SOP Class UIDs to accept
 peers = []                          # "AETITLE@host:port" of peers that want storage commitment reported later
@@ -102,9 +104,9 @@ poll_seconds = 5.0
 
 [results]                           # where Segmentations and reports made here go
 pacs = ""                           # "AETITLE@host:port", or "https://pacs.example/dicom-web"; "": the Orthanc below
-# tls_ca = "keys/pacs-ca.crt"       # for TLS; tls_certificate and tls_key as well for mutual TLS
-# tls_certificate = "keys/dicom.crt"
-# tls_key = "keys/dicom.key"
+# tls_ca = "keys/pacs-ca.crt"            # for TLS: who signed the PACS's certificate
+# tls_certificate = "keys/dicom.crt"     # for mutual TLS: this node's certificate
+# tls_key = "keys/dicom.key"             # its key
 # password_file = "keys/pacs.password"   # DICOMweb: "user:password"
 # token_file = "keys/pacs.token"         # DICOMweb: a bearer token
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from dicom_node.receiver import pdu
 from dicom_node.receiver.service import Service
-from dicom_node.receiver.sop_classes import ACCEPTANCE, negotiate
+from dicom_node.receiver.sop_classes import ACCEPTANCE, NO_ABSTRACT_SYNTAX, is_storage, negotiate
 from dicom_node.spool.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
 
 PERMANENT, TRANSIENT = 1, 2
@@ -47,15 +47,21 @@ def judge(body: bytes, address: str, service: Service) -> Verdict:
         return reject(PERMANENT, USER, 2, "application context not supported")
     if not _AE_TITLE.match(request.called_ae):
         return reject(PERMANENT, USER, 7, "called AE title is malformed")
+    if settings.called_ae and request.called_ae != settings.called_ae:
+        return reject(PERMANENT, USER, 7, "called AE title is not this node's")
     if calling == "(malformed)" or not settings.allows_ae(request.calling_ae):
         return reject(PERMANENT, USER, 3, "calling AE title is not on the list")
-    if not settings.allows_address(address):
+    if not settings.allows_address(address, request.calling_ae):
         return reject(PERMANENT, USER, 3, "address is not on the list")
     if service.occupancy.total() >= settings.max_associations:
         return reject(TRANSIENT, PRESENTATION, 2, "maximum number of associations reached")
     contexts, results = {}, []
+    only = settings.rule(request.calling_ae).sop_classes
     for context in request.contexts:
-        result, syntax = negotiate(context.abstract_syntax, context.transfer_syntaxes, settings.private_sop_classes)
+        abstract, proposed = context.abstract_syntax, context.transfer_syntaxes
+        result, syntax = negotiate(abstract, proposed, settings.private_sop_classes)
+        if only and abstract not in only and is_storage(abstract, settings.private_sop_classes):
+            result = NO_ABSTRACT_SYNTAX
         results.append((context.context_id, result, syntax))
         if result == ACCEPTANCE:
             contexts[context.context_id] = (context.abstract_syntax, syntax)

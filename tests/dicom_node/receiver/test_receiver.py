@@ -20,6 +20,7 @@ from pydicom.filewriter import write_dataset
 from pydicom.uid import AllTransferSyntaxes
 from pynetdicom.sop_class import _STORAGE_CLASSES
 
+from dicom_node.config import AeRule
 from tests.dicom_node.receiver.conftest import Receiver
 from tests.dicom_node.receiver.wire import (
     BIG,
@@ -182,6 +183,24 @@ def test_unknown_callers_are_rejected_for_the_right_reason_and_logged_by_ae_titl
         assert spool.stats().peers["STRANGER"] == {"rejected: calling AE title is not on the list": 1}
     assert "STRANGER" in one.log()
     assert "127.0.0.1" not in one.log()
+
+
+def test_rules_bind_an_ae_title_to_its_addresses_and_classes(receiver: Make, tmp_path: Path) -> None:
+    here = AeRule(ae_title="CT1", networks=("127.0.0.0/8",), sop_classes=(CT,))
+    there = AeRule(ae_title="AWAY", networks=("10.0.0.0/8",))
+    mr = AeRule(ae_title="MR1", sop_classes=("1.2.840.10008.5.1.4.1.1.4",))
+    one = receiver(rules=[rule.model_dump() for rule in (here, there, mr)], require_called_ae_title=True)
+    with Raw(one.port) as raw:
+        assert raw.associate(calling=b"AWAY") == (3, bytes([0, 1, 1, 3])), "its address is another"
+    with Raw(one.port) as raw:
+        assert raw.associate(calling=b"CT1", called=b"ANOTHER") == (3, bytes([0, 1, 1, 7]))
+    for title, result in ((b"CT1", 0), (b"MR1", 3), (b"FREE", 0)):
+        with Raw(one.port) as raw:
+            kind, body = raw.associate(calling=title)
+            assert kind == 2 and accepted(body) == {1: result, 3: 0}, "verification is never taken away"
+    with Raw(one.port) as raw:
+        raw.associate(calling=b"CT1")
+        assert raw.store("2.25.90", dataset("2.25.90")) == 0
 
 
 def test_addresses_versions_and_contexts_that_are_not_ours_are_rejected(receiver: Make, tmp_path: Path) -> None:
