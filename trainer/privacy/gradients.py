@@ -19,7 +19,7 @@ from trainer.local.training import loss_of
 
 CHUNK_BYTES = 48 << 20
 """Memory for the gradients of one chunk of units."""
-MAX_CHUNK = 16
+MAX_CHUNK = 32
 _MARGIN = 1 - 1e-5
 """Keeps a norm rounded in float32 below the bound."""
 
