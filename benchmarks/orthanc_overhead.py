@@ -1,5 +1,7 @@
 """C-STORE throughput of an Orthanc with the fedpacs plugin against the same Orthanc without, interleaved rounds.
 
+A third side loads Debian's Python plugin with an empty script, so that our own cost is told apart from the interpreter's.
+
 Same sender (an outside load driver), same disk; which side begins changes from round to round, and the median of the rounds'
 ratios counts, since a shared machine drifts. The plugin has a node's address that nobody listens on: its hints fail, which costs
 it more than a node that answers. Orthanc's own processor time for an instance is told beside it: on a crowded machine the rate
@@ -25,7 +27,10 @@ from ingest import DRIVER, ROOT, Scenario, free_port, machine, running, send, ve
 LIBRARY = Path("/usr/share/orthanc/plugins/libOrthancPython.so")
 
 
-def configuration(folder: Path, port: int, plugin: bool) -> Path:
+SIDES = ("without", "empty", "with")
+
+
+def configuration(folder: Path, port: int, side: str) -> Path:
     settings: dict[str, Any] = {
         "StorageDirectory": str(folder / "db"),
         "IndexDirectory": str(folder / "db"),
@@ -36,7 +41,11 @@ def configuration(folder: Path, port: int, plugin: bool) -> Path:
         "StableAge": 2,
         "Plugins": [],
     }
-    if plugin:
+    if side == "empty":
+        script = folder / "empty.py"
+        script.write_text("")
+        settings |= {"Plugins": [str(LIBRARY)], "PythonScript": str(script)}
+    if side == "with":
         token = folder / "api.token"
         token.write_text("a-token-that-nobody-asks-for\n")
         settings |= {
@@ -49,12 +58,12 @@ def configuration(folder: Path, port: int, plugin: bool) -> Path:
     return path
 
 
-def measure(driver: Path, plugin: bool, scenario: Scenario, parent: Path) -> tuple[float, float]:
+def measure(driver: Path, side: str, scenario: Scenario, parent: Path) -> tuple[float, float]:
     """(instances per second, processor milliseconds of Orthanc for an instance)."""
     folder = Path(tempfile.mkdtemp(prefix="overhead-", dir=parent))
     port = free_port()
     try:
-        with running(["Orthanc", str(configuration(folder, port, plugin))], port, {"TCP_NODELAY": "1"}) as orthanc:
+        with running(["Orthanc", str(configuration(folder, port, side))], port, {"TCP_NODELAY": "1"}) as orthanc:
             send(driver, port, Scenario(scenario.profile, 20, 1))  # both sides warm
             before = cpu_seconds(orthanc.pid)
             rate = send(driver, port, scenario)
@@ -83,18 +92,21 @@ def main() -> int:
             print(f"orthanc_overhead: {needed} is not there, so nothing is measured.", file=sys.stderr)
             return 2
     scenario = Scenario("ct", given.instances, given.associations)
-    raw: dict[str, list[float]] = {"without": [], "with": []}
-    cpu: dict[str, list[float]] = {"without": [], "with": []}
+    raw: dict[str, list[float]] = {side: [] for side in SIDES}
+    cpu: dict[str, list[float]] = {side: [] for side in SIDES}
     for number in range(given.rounds):
-        for side in ("without", "with")[:: 1 if number % 2 else -1]:
-            rate, milliseconds = measure(given.load_driver, side == "with", scenario, given.folder)
+        for side in (SIDES * 2)[number % 3 : number % 3 + 3]:
+            rate, milliseconds = measure(given.load_driver, side, scenario, given.folder)
             raw[side].append(rate)
             cpu[side].append(milliseconds)
             print(f"round {number + 1} {side:8} {rate:8.1f} inst/s {milliseconds:6.2f} ms", file=sys.stderr)
     each = [round(w / o, 3) for w, o in zip(raw["with"], raw["without"], strict=True)]
+    own = [round(w / e, 3) for w, e in zip(raw["with"], raw["empty"], strict=True)]
     report = {
         "ratio_with_plugin": statistics.median(each),
         "ratio_cpu": round(statistics.median(cpu["with"]) / statistics.median(cpu["without"]), 3),
+        "ratio_with_plugin_to_empty_script": statistics.median(own),
+        "cpu_ms_medians": {side: statistics.median(found) for side, found in cpu.items()},
         "ratios": each,
         "cpu_ms_per_instance": cpu,
         "medians": {side: statistics.median(rates) for side, rates in raw.items()},
