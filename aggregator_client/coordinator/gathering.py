@@ -72,10 +72,6 @@ class Gathering:
         self.gather = Gather(number, frozenset(sites), time.monotonic())
         self.request = self._request()
         self.digest = self.request.digest()
-        self.bound = {
-            "roster_hash": messages.roster_hash(sites),
-            "schema_hash": messages.schema_hash(self.request.parts.get("model")),
-        }
         self.handles: dict[str, Handle] = {}
         for site in sites:
             if self.counts and run.state.update(number, site) is not None:
@@ -113,6 +109,14 @@ class Gathering:
         """How this site's answer names what it was asked."""
         return self.digest
 
+    def bound_of(self, site: str) -> dict[str, str]:
+        """The hashes of roster and schema that this site's request and answer are bound to."""
+        request = self.request_of(site)
+        return {
+            "roster_hash": messages.roster_hash(request.header.get("roster", [])),
+            "schema_hash": messages.schema_hash(request.parts.get("model")),
+        }
+
     def take(self, site: str, answer: Message) -> None:
         """Check a proven answer before it is kept. Raises FederationError when it is not used."""
         if self.kind == "train" and not self.run.document.privacy.summed:
@@ -145,7 +149,7 @@ class Gathering:
         except FederationError as error:  # revoked while the round goes on
             self._refuse(site, str(error), "refused")
             return
-        context = Context(self.run.project.digest, self.number, COORDINATOR, site, self.kind, **self.bound)
+        context = Context(self.run.project.digest, self.number, COORDINATOR, site, self.kind, **self.bound_of(site))
         blob = messages.wrap(
             self.request_of(site),
             context,
@@ -203,7 +207,7 @@ class Gathering:
         if claimed.kind not in REPLIES:
             raise MessageError(f"The answer of {site} is of the unknown kind {claimed.kind!r}: it is not used.")
         unread = claimed.kind == "refused" and not claimed.roster_hash  # a site that could not read what it was asked
-        bound = {} if unread else self.bound
+        bound = {} if unread else self.bound_of(site)
         expect = Context(self.run.project.digest, self.number, site, COORDINATOR, claimed.kind, **bound)
         _, answer = messages.unwrap(
             blob,
