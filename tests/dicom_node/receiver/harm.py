@@ -294,7 +294,7 @@ def main() -> None:
             folders[kind] = Trial(folder / "spool", kind, chance, tally)
         harmed(folders[kind], number)
         tally[kind] += 1
-    print(json.dumps(tally))
+    print("\n" + json.dumps(tally))  # a receiver may have been killed in the middle of a line of its log
 
 
 if __name__ == "__main__":
