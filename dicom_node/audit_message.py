@@ -43,6 +43,7 @@ EVENTS: dict[str, Event] = {
     "study.deidentified": Event("110103", "DICOM Instances Accessed", action="U"),
     "study.": Event("110103", "DICOM Instances Accessed", action="R"),
     "examples.": Event("110103", "DICOM Instances Accessed", action="R"),
+    "inference.": Event("110103", "DICOM Instances Accessed", action="R"),
     "round.": Event("110103", "DICOM Instances Accessed", action="R"),
     "patient.rounds_asked": Event("110112", "Query", action="E"),
     "instance.": Event("110104", "DICOM Instances Transferred", action="C"),
