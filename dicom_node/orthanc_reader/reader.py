@@ -120,6 +120,10 @@ class Reader:
         if replaced or last < cursor:
             self.scan_needed = True
             return 0
+        if anchor and (not changes or changes[0].seq != cursor):
+            # the change we stand on is gone: its study was deleted, the log cleared, or this is another database grown past it
+            self.scan_needed = True
+            self.ledger.advance((), cursor, "")  # one scan answers for it
         return cursor
 
     def _touched(self, changes: list[Change]) -> set[str]:
