@@ -10,12 +10,15 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 
 from aggregator_client.coordinator import evidence, overview, settings
+from aggregator_client.coordinator.dashboard import runs
 from aggregator_client.coordinator.dashboard.app import accounts_file, create_app, token_file
 from aggregator_client.coordinator.settings import CoordinatorConfig
 from dicom_node.accounts import Account, Accounts
@@ -43,6 +46,24 @@ def enter(client: TestClient, config: CoordinatorConfig, role: str) -> None:
         client.cookies.set("fedpacs_coordinator_8090", accounts.open_session(Account("Cleo", role)))
 
 
+def test_the_privacy_ledger_tells_the_bound_of_a_noisy_project(
+    client: TestClient, config: CoordinatorConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = runs.SignedProject.read
+
+    def noisy(source: Path | bytes) -> Any:
+        signed = read(source)
+        terms = {"epsilon": 8.0, "delta": 1e-5, "noise_multiplier": 1.0, "clip": 1.0}
+        privacy = type(signed.document.privacy).model_validate({"mode": "sealed", "dp": terms})
+        return replace(signed, document=signed.document.model_copy(update={"privacy": privacy}))
+
+    monkeypatch.setattr(runs.SignedProject, "read", noisy)
+    enter(client, config, "viewer")
+    told = client.get("/privacy").json()["ledger"][0]["noise"]
+    assert (told["epsilon"], told["delta"]) == (8.0, 1e-5)
+    assert f"ε at most 8.0 for each {told['unit']}" in client.get("/pages/privacy").text
+
+
 def test_a_viewer_sees_every_hospital_and_round_and_steers_nothing(
     client: TestClient,
     config: CoordinatorConfig,
@@ -64,7 +85,7 @@ def test_a_viewer_sees_every_hospital_and_round_and_steers_nothing(
     ledger = client.get("/privacy").json()["ledger"]
     told = [(one["site"], one["answers"], one["protection"]) for one in ledger]
     assert told == [("South", 1, "sealed"), ("North", 1, "sealed")]
-    assert "single updates" in client.get("/pages/privacy").text
+    assert "single updates" in client.get("/pages/privacy").text and ledger[0]["noise"] is None
     for path in (f"/runs/{folder.name}/resume", f"/runs/{folder.name}/stop", "/members/invite", "/members/remove"):
         assert client.post(path, json={"name": "x"}, headers=OWN).status_code == 403, path
     for path in (f"/runs/{folder.name}/evidence", "/members/North/invitation"):

@@ -129,10 +129,14 @@ def _all(config: CoordinatorConfig) -> list[dict[str, Any]]:
 
 
 def _ledger(config: CoordinatorConfig) -> list[dict[str, Any]]:
-    """Per run and hospital: answers that counted, their bytes, the protection, whether the coordinator could read single ones."""
+    """Per run and hospital: answers that counted, their bytes, the protection, whether the coordinator could read single ones.
+
+    noise: the bound that each hospital's own node keeps to under differential privacy; what it spent of it, the node knows.
+    """
     rows = []
     for folder in overview.find_runs(config):
         document = SignedProject.read(folder / "project.json").document
+        noise = document.privacy.dp
         table = overview.table(folder)
         for site in sorted({cell["site"] for cell in table}):
             counted = [cell for cell in table if cell["site"] == site and cell["state"] == "accepted"]
@@ -146,6 +150,9 @@ def _ledger(config: CoordinatorConfig) -> list[dict[str, Any]]:
                     "bytes": sum(cell["bytes_in"] for cell in counted),
                     "protection": document.privacy.mode.replace("_", " "),
                     "readable": not document.privacy.summed,
+                    "noise": None
+                    if noise is None
+                    else {"epsilon": noise.epsilon, "delta": noise.delta, "unit": noise.unit},
                 }
             )
     return rows[::-1]
