@@ -106,7 +106,8 @@ def test_a_backup_under_load_holds_all_that_was_acknowledged(
             assert uid.encode() in spool.read(rows[uid])  # checked by SHA-256
     with closing(Vault.open(config)) as vault:
         assert vault.pseudonym_key == key
-        assert {p: vault.pseudonyms("patient", p) for p in pseudonyms} == pseudonyms
+        for patient, known in pseudonyms.items():  # one de-identified meanwhile may have come to it
+            assert set(known) <= set(vault.pseudonyms("patient", patient))
     again = RunningNode(tmp_path / "second")
     try:
         again.start()

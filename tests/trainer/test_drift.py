@@ -43,7 +43,7 @@ def test_the_two_sample_test_is_symmetric_in_scale_and_sees_a_shift(seed: int) -
     random = np.random.default_rng(seed)
     a, b = random.normal(size=(60, 3)), random.normal(size=(60, 3))
     assert drift.two_sample(a, b + 3) < 0.01
-    assert drift.two_sample(a, b) == drift.two_sample(a * [1, 10, 100], b * [1, 10, 100])
+    assert drift.two_sample(a, b) == drift.two_sample(a * [1, 8, 128], b * [1, 8, 128])  # exact in binary
 
 
 def test_false_alarms_are_rare_and_another_scanner_is_seen() -> None:
