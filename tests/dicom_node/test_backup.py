@@ -80,7 +80,9 @@ def test_a_backup_under_load_holds_all_that_was_acknowledged(
     at = node.config.path
     before = list(sender.acknowledged)
     with closing(Vault.open(node.config)) as vault:
-        pseudonyms = {p: vault.pseudonyms("patient", p) for p in (planted(n).patient_id for n in range(2))}
+        pseudonyms = {
+            p: vault.pseudonyms("patient", p) for p in (planted(n).patient_id for n in range(len(before) // 4 + 1))
+        }
         key = vault.pseudonym_key
     assert any(pseudonyms.values())
     assert run(["node", "backup", "--out", str(tmp_path / "kept"), "--config", str(at), "--json"]) == 0
