@@ -51,7 +51,7 @@ class Sender(threading.Thread):
         while association.is_established and not self.enough.is_set():
             number += 1
             dataset = pydicom.dcmread(io.BytesIO(ct_instance(planted(number // 4), number)))
-            if association.send_c_store(dataset).Status == 0:
+            if association.send_c_store(dataset).get("Status") == 0:  # empty when the node is gone
                 self.acknowledged.append(str(dataset.SOPInstanceUID))
         association.release()
 
