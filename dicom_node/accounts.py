@@ -24,7 +24,9 @@ from sqlite_utils.migrations import Migrations
 from dicom_node.database import connect, transaction
 from dicom_node.errors import InputError, RefusedError
 
-ROLES = ("viewer", "data-manager", "admin")  # each may do what those before it may
+ROLES = ("viewer", "data-manager", "admin")  # of a hospital's console; each may do what those before it may
+DASHBOARD_ROLES = ("viewer", "coordinator", "admin")  # of the coordinator's dashboard
+_RANKS = {"viewer": 0, "data-manager": 1, "coordinator": 1, "admin": 2}
 # What a token may be confined to, of the node's console and of the coordinator's dashboard; a role's own limits hold beside it.
 SCOPES = (
     "status", "studies", "projects", "decide", "egress", "training", "optout", "steer", "quarantine", "orthanc", "accounts",
@@ -66,7 +68,7 @@ class Account:
 
     def may(self, role: str) -> bool:
         """Whether this one's role reaches `role`."""
-        return ROLES.index(self.role) >= ROLES.index(role)
+        return _RANKS[self.role] >= _RANKS[role]
 
     def within(self, scope: str) -> bool:
         """Whether a token's scopes cover `scope`."""
@@ -81,11 +83,12 @@ class Accounts:
         path: Path,
         record: Callable[..., Any] = lambda kind, **facts: None,
         clock: Callable[[], float] = time.time,
+        roles: Sequence[str] = ROLES,
     ) -> None:
-        """Raises StorageError."""
+        """`roles` are those that can be given here, least first. Raises StorageError."""
         self._db = connect(path, migrations)
         path.chmod(0o600)
-        self._record, self._clock = record, clock
+        self._record, self._clock, self.roles = record, clock, tuple(roles)
 
     def close(self) -> None:
         self._db.close()
@@ -97,7 +100,7 @@ class Accounts:
 
         Raises InputError for a bad name, role or password, RefusedError when the name is taken.
         """
-        _check(name, role)
+        self._check(name, role)
         hashed = _hash(password)
         with transaction(self._db) as db:
             if role != "admin" and self.empty():
@@ -111,7 +114,7 @@ class Accounts:
 
     def change(self, name: str, by: str, *, role: str | None = None, password: str | None = None) -> None:
         """Give another role or password; ends the account's sessions. Raises InputError, RefusedError."""
-        _check(name, role or ROLES[0])
+        self._check(name, role or self.roles[0])
         hashed = _hash(password) if password is not None else None
         with transaction(self._db) as db:
             row = self._known(name)
@@ -194,7 +197,7 @@ class Accounts:
 
     def add_token(self, name: str, role: str, by: str, scopes: Sequence[str] = ()) -> str:
         """A token for a script, shown once; no `scopes` means all its role may. Raises InputError, RefusedError."""
-        _check(name, role)
+        self._check(name, role)
         unknown = sorted(set(scopes) - set(SCOPES))
         if unknown:
             raise InputError(f"{unknown[0]!r} is no scope: choose among {', '.join(SCOPES)}.")
@@ -223,7 +226,19 @@ class Accounts:
         row = self._db.execute("SELECT name, role, scopes FROM tokens WHERE digest=?", (_digest(token),)).fetchone()
         return Account(row["name"], row["role"], frozenset(row["scopes"].split())) if row else None
 
+    def known_role(self, role: str) -> str:
+        """The role as somebody else tells it; one that cannot be given here is a viewer's."""
+        return role if role in self.roles else self.roles[0]
+
     # -- within -------------------------------------------------------------------------------------------------------
+
+    def _check(self, name: str, role: str) -> None:
+        if not _NAME.fullmatch(name):
+            raise InputError(
+                "An account's name is 1 to 64 letters, digits, spaces or . @ - _, and begins with none of the spaces."
+            )
+        if role not in self.roles:
+            raise InputError(f"{role!r} is no role here: choose one of {', '.join(self.roles)}.")
 
     def _row(self, name: str) -> Any:
         return self._db.execute("SELECT * FROM accounts WHERE name=?", (name,)).fetchone()
@@ -250,15 +265,6 @@ class Accounts:
             "UPDATE accounts SET failures=?, locked_until=? WHERE name=?", (0 if locked else failures, locked, name)
         )
         self._record("login.refused", account=name, locked=bool(locked))
-
-
-def _check(name: str, role: str) -> None:
-    if not _NAME.fullmatch(name):
-        raise InputError(
-            "An account's name is 1 to 64 letters, digits, spaces or . @ - _, and begins with none of the spaces."
-        )
-    if role not in ROLES:
-        raise InputError(f"{role!r} is no role: choose one of {', '.join(ROLES)}.")
 
 
 def _hash(password: str) -> str:

@@ -181,7 +181,7 @@ class OidcSettings(_Group):
     public_url: str = ""
     name_claim: str = "preferred_username"
     roles_claim: str = "groups"
-    roles: dict[Literal["viewer", "data-manager", "admin"], tuple[str, ...]] = {}
+    roles: dict[Literal["viewer", "data-manager", "coordinator", "admin"], tuple[str, ...]] = {}
 
     @model_validator(mode="after")
     def _whole(self) -> Self:

@@ -295,7 +295,7 @@ def dashboard(
 @app.command()
 def account(
     name: Annotated[str, typer.Argument(metavar="NAME", help="How they log in to the dashboard.")],
-    role: Annotated[str, typer.Option("--role", help="viewer, data-manager (steers runs) or admin.")] = "viewer",
+    role: Annotated[str, typer.Option("--role", help="viewer, coordinator (steers runs) or admin.")] = "viewer",
     remove: Annotated[bool, typer.Option("--remove", help="Remove the account instead.")] = False,
     password_file: Annotated[
         Path | None, typer.Option("--password-file", help="Where the password stands; - is standard input.")
@@ -307,14 +307,13 @@ def account(
     from contextlib import closing
 
     from aggregator_client.coordinator import settings
-    from aggregator_client.coordinator.dashboard.app import accounts_file
-    from dicom_node.accounts import Accounts
+    from aggregator_client.coordinator.dashboard.app import open_accounts
     from dicom_node.audit import AuditLog
     from dicom_node.cli.people import read_password
 
     config = settings.load(folder)
     with closing(AuditLog(config.root / "audit.db")) as audit:
-        with closing(Accounts(accounts_file(config), audit.append)) as accounts:
+        with closing(open_accounts(config, audit)) as accounts:
             if remove:
                 accounts.remove(name, getpass.getuser())
             else:

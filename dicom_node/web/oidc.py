@@ -11,7 +11,7 @@ import hashlib
 import hmac
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,9 +46,13 @@ class _Pending:
 class Oidc:
     """One provider. `clean` makes a name fit for the audit log; for one event loop."""
 
-    def __init__(self, settings: OidcSettings, root: Path) -> None:
-        """Raises ConfigError when the secret's file cannot be read."""
+    def __init__(self, settings: OidcSettings, root: Path, roles: Sequence[str] = ROLES) -> None:
+        """`roles` are the console's, least first. Raises ConfigError for another one, and for a secret that cannot be read."""
+        others = sorted(set(settings.roles) - set(roles))
+        if others:
+            raise ConfigError(f"oidc.roles names {others[0]!r}, which is no role here: use {', '.join(roles)}.")
         self._settings, self._pending = settings, dict[str, _Pending]()
+        self._roles = tuple(roles)
         self._secret = _secret(settings, root)
         self._redirect = settings.public_url.rstrip("/") + CALLBACK
         self._metadata: dict[str, Any] = {}
@@ -106,7 +110,7 @@ class Oidc:
     def _account(self, claims: Mapping[str, Any]) -> Account:
         said = claims.get(self._settings.roles_claim, [])
         values = {said} if isinstance(said, str) else set(map(str, said)) if isinstance(said, list) else set()
-        roles = [role for role in ROLES if values & set(self._settings.roles.get(role, ()))]  # type: ignore[call-overload]
+        roles = [role for role in self._roles if values & set(self._settings.roles.get(role, ()))]  # type: ignore[call-overload]
         name = str(claims.get(self._settings.name_claim) or claims.get("sub", ""))
         if not roles or not name:
             raise RefusedError("Your account has no role here: ask for one of the groups that the console knows.")

@@ -26,7 +26,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from dicom_node.accounts import ROLES, Account, Accounts
+from dicom_node.accounts import Account, Accounts
 from dicom_node.config import ProxySettings
 
 COOKIE = "fedpacs_session"
@@ -66,7 +66,8 @@ def clean_name(name: str) -> str:
 class ProxyLogin:
     """Believes a reverse proxy's headers when the connection comes from one of its addresses, and from nowhere else."""
 
-    def __init__(self, settings: ProxySettings) -> None:
+    def __init__(self, settings: ProxySettings, accounts: Accounts) -> None:
+        self._accounts = accounts
         self._networks = [ip_network(one, strict=False) for one in settings.addresses]
         self._user, self._role = settings.user_header, settings.role_header
 
@@ -79,8 +80,7 @@ class ProxyLogin:
         user = clean_name(headers.get(self._user, ""))
         if not known or not user:
             return None
-        role = headers.get(self._role, "")
-        return Account(f"proxy:{user}", role if role in ROLES else "viewer")
+        return Account(f"proxy:{user}", self._accounts.known_role(headers.get(self._role, "")))
 
 
 class Guard:
@@ -99,7 +99,7 @@ class Guard:
         """`secure`: the console is reached over TLS, so its cookies travel over nothing else."""
         self._token, self.accounts, self.cookie, self.secure = token.encode(), accounts, cookie, secure
         self._hosts = {"127.0.0.1", "localhost", "::1"} | hosts
-        self._proxy = ProxyLogin(proxy or ProxySettings())
+        self._proxy = ProxyLogin(proxy or ProxySettings(), accounts)
         self._rights = [(re.compile(one.path), one) for one in (Right(*given) for given in rights)]
 
     def refuse_host(self, headers: Headers) -> bool:
@@ -114,9 +114,9 @@ class Guard:
         if scheme.lower() == "bearer":
             if self.is_token(token):
                 user, role = clean_name(headers.get("x-fedpacs-user", "")), headers.get("x-fedpacs-role", "admin")
-                return (
-                    Account(f"orthanc:{user}", role if role in ROLES else "viewer") if user else Account("api", "admin")
-                )
+                if not user:
+                    return Account("api", "admin")
+                return Account(f"orthanc:{user}", self.accounts.known_role(role))
             script = self.accounts.token(token.strip())
             return script and Account(f"token:{script.name}", script.role, script.scopes)
         person = self.accounts.session(cookies.get(self.cookie, ""))

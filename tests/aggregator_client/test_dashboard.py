@@ -123,14 +123,14 @@ def test_the_evidence_bundle_comes_down_whole(
     folder: Path,
     tmp_path: Path,
 ) -> None:
-    enter(client, config, "data-manager")
+    enter(client, config, "coordinator")
     answer = client.get(f"/runs/{folder.name}/evidence")
     (tmp_path / "evidence.zip").write_bytes(answer.content)
     assert evidence.verify(tmp_path / "evidence.zip").project == "chest version 1"
 
 
 def test_a_run_that_cannot_go_on_says_why(client: TestClient, config: CoordinatorConfig, folder: Path) -> None:
-    enter(client, config, "data-manager")
+    enter(client, config, "coordinator")
     assert "does not go on" in client.post(f"/runs/{folder.name}/stop", headers=OWN).json()["error"]
     answer = client.post(f"/runs/{'0' * 64}/start", headers=OWN)
     assert answer.status_code == 409 and "No signed project" in answer.json()["error"]
@@ -227,3 +227,9 @@ def test_accounts_of_the_dashboard_are_made_on_the_command_line(config: Coordina
     with closing(Accounts(accounts_file(config))) as accounts:
         assert accounts.session(accounts.log_in("Cleo", "correct horse battery")) == Account("Cleo", "admin")
     assert fedpacs([*base, "--remove"]) == 5
+    second = [word.replace("Cleo", "Carl") for word in base]
+    assert fedpacs([*second, "--role", "data-manager"]) == 4, "a hospital's role"
+    assert fedpacs([*second, "--role", "coordinator"]) == 0
+    with closing(Accounts(accounts_file(config))) as accounts:
+        carl = accounts.session(accounts.log_in("Carl", "correct horse battery"))
+    assert carl is not None and carl.may("coordinator") and not carl.may("admin")

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dicom_node.accounts import (
+    DASHBOARD_ROLES,
     IDLE_SECONDS,
     LOCK_AFTER,
     LOCK_SECONDS,
@@ -165,8 +166,9 @@ def test_no_made_up_token_is_anything(accounts: Accounts, token: str) -> None:
 
 
 def test_a_role_may_what_those_before_it_may() -> None:
-    for have, role in enumerate(ROLES):
-        assert [Account("x", role).may(other) for other in ROLES] == [have >= want for want in range(len(ROLES))]
+    for roles in (ROLES, DASHBOARD_ROLES):
+        for have, role in enumerate(roles):
+            assert [Account("x", role).may(other) for other in roles] == [have >= want for want in range(len(roles))]
 
 
 def test_the_command_makes_accounts_and_tokens(

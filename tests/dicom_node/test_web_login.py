@@ -144,6 +144,12 @@ def test_a_provider_that_is_away_leaves_the_password(tmp_path: Path) -> None:
         assert answer.status_code == 403 and "log in with a password" in answer.text
 
 
+def test_a_role_of_the_other_console_is_told_at_the_start(tmp_path: Path) -> None:
+    oidc = f'issuer = "http://127.0.0.1:1", public_url = "{BASE}", roles = {{ coordinator = ["x"] }}'
+    with pytest.raises(ConfigError, match="coordinator"):
+        create_app(node(tmp_path / "node", f"oidc = {{ {oidc} }}"))
+
+
 def test_a_proxys_headers_count_from_its_own_address_only(tmp_path: Path) -> None:
     config = node(
         tmp_path / "node", 'proxy = { addresses = ["10.1.2.0/24"], user_header = "X-User", role_header = "X-Role" }'
@@ -155,9 +161,9 @@ def test_a_proxys_headers_count_from_its_own_address_only(tmp_path: Path) -> Non
         assert "proxy:Dr. Grey (admin)" in proxy.get("/", headers=said).text
         assert proxy.post("/pause", headers=said).status_code == 403, "CSRF protection holds for a proxy's people too"
         assert proxy.post("/pause", json={"reason": "r"}, headers={**said, **own}).status_code == 200
-        assert proxy.post("/resume", headers={**said, **own, "X-Role": "king"}).status_code == 403, (
-            "no role of ours: a viewer"
-        )
+        for none_of_ours in ("king", "coordinator"):  # a viewer's
+            answer = proxy.post("/echo", json={"peer": "A@b:1"}, headers={**said, **own, "X-Role": none_of_ours})
+            assert answer.status_code == 403, none_of_ours
         assert proxy.get("/status", headers={"X-Role": "admin"}).status_code == 401, "no name, nobody"
         with closing(AuditLog(config.storage.audit)) as audit:
             assert [r.facts["by"] for r in audit.records("node.paused")] == ["proxy:Dr. Grey"]

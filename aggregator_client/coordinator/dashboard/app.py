@@ -29,7 +29,7 @@ from aggregator_client.coordinator import overview
 from aggregator_client.coordinator.dashboard import members, runs
 from aggregator_client.coordinator.settings import CoordinatorConfig
 from aggregator_client.errors import FederationError
-from dicom_node.accounts import Accounts
+from dicom_node.accounts import DASHBOARD_ROLES, Accounts
 from dicom_node.audit import AuditLog
 from dicom_node.errors import InputError, NodeError
 from dicom_node.web.api import PROBLEMS, add_problems
@@ -61,10 +61,15 @@ def accounts_file(config: CoordinatorConfig) -> Path:
     return config.storage.keys / "accounts.db"
 
 
+def open_accounts(config: CoordinatorConfig, audit: AuditLog) -> Accounts:
+    """Who may log in to the dashboard. Raises StorageError."""
+    return Accounts(accounts_file(config), audit.append, roles=DASHBOARD_ROLES)
+
+
 def create_app(config: CoordinatorConfig, port: int, host: str = "127.0.0.1") -> FastAPI:
     """The application of one coordinator's folder."""
     audit = AuditLog(config.root / "audit.db")
-    accounts = Accounts(accounts_file(config), audit.append)
+    accounts = open_accounts(config, audit)
     token, settings = token_file(config), config.dashboard
     guard = Guard(
         token.read_text().strip(),
@@ -88,7 +93,7 @@ def create_app(config: CoordinatorConfig, port: int, host: str = "127.0.0.1") ->
     app.state.config, app.state.audit, app.state.guard = config, audit, guard
     app.state.templates = teach(Jinja2Templates(Path(__file__).parent / "templates"))
     app.mount("/static", StaticFiles(directory=STATIC))
-    oidc = Oidc(settings.oidc, config.root) if settings.oidc.issuer else None
+    oidc = Oidc(settings.oidc, config.root, DASHBOARD_ROLES) if settings.oidc.issuer else None
     add_sessions(app, guard, f"fedpacs coordinator {config.name}", token.name, oidc)
     add_problems(app)
     _add_errors(app)

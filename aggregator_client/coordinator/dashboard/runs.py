@@ -31,8 +31,8 @@ Digest = Annotated[str, Path(pattern=f"^{_DIGEST}$", description="The project's 
 RIGHTS: Rights = (
     ("GET", f"/|/runs/{_DIGEST}|/pages/compare|/pages/privacy", "viewer"),
     ("GET", f"/runs|/runs/{_DIGEST}/facts|/privacy", "viewer", "runs"),
-    ("GET", f"/runs/{_DIGEST}/evidence", "data-manager", "runs"),
-    ("POST", f"/runs/{_DIGEST}/(start|pause|stop|resume)", "data-manager", "runs"),
+    ("GET", f"/runs/{_DIGEST}/evidence", "coordinator", "runs"),
+    ("POST", f"/runs/{_DIGEST}/(start|pause|stop|resume)", "coordinator", "runs"),
 )
 _ACTIONS = {"start": control.start, "pause": control.pause, "resume": control.resume, "stop": control.stop}
 
