@@ -39,8 +39,9 @@ debian:
 test: $(BIN)/pytest debian check
 	FEDPACS_FUZZ_SECONDS=$${FEDPACS_FUZZ_SECONDS:-60} $(BIN)/python -m pytest -n 3 --dist loadfile
 
-bench: $(BIN)/pytest
-	@for b in benchmarks/*.py; do echo "== $$b"; $(BIN)/python $$b --json || exit 1; done
+bench: $(BIN)/pytest debian
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	@for b in $$(grep -l -e "\"--json\"" benchmarks/*.py); do echo "== $$b"; $(BIN)/python $$b --json || exit 1; done
 
 # docs/commands.md and docs/settings.md, from the code
 reference: $(BIN)/fedpacs

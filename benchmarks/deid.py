@@ -3,7 +3,7 @@
 Every contender reads each file, de-identifies it and writes the result, in one process; rounds are interleaved and the
 best of each is taken, so that all see the same machine. The ratios are ours over theirs in files a second of processor time
 (all of them are bound by it, and other people's work on the machine does not count); `wall` has the same by the clock. Peers
-that are not installed are named as missing (`pip install dcmanon dicognito dicom-anonymizer`).
+that are not installed are named as missing (`pip install -c constraints.txt -e '.[bench]'`).
 
     python benchmarks/deid.py [--files 200] [--rounds 3] [--workers 2] [--json]
 """
