@@ -13,6 +13,7 @@ import numpy as np
 
 from anonymizer.errors import InputError, Malformed, PixelError
 from anonymizer.faces.which import face_of, lone_slice
+from anonymizer.layout import Layouts
 from anonymizer.letters import may_hold_letters
 from anonymizer.model import Outcome, PixelStep
 from anonymizer.pixelstep import clean_picture
@@ -26,6 +27,7 @@ from anonymizer.walk import DEFLATED, PIXEL_DATA, Fragments, deflate, open_file
 IMPLEMENTATION_UID = b"2.25.226371548172338217265138715837492016523"
 IMPLEMENTATION_NAME = b"FEDPACS_0.1"
 _MAP_ABOVE = 1 << 20
+_SMALL_PICTURE = 4096
 _DIRECTORY = "1.2.840.10008.1.3.10"
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 
@@ -61,6 +63,7 @@ class Deidentifier:
         self.profile, self.pseudonyms = profile, Pseudonyms(key, uid_root)
         self.pixel_step = pixel_step or (clean_picture if profile.pixels == "clean" else None)
         self._planners: dict[str, Planner] = {}
+        self._layouts = Layouts()
 
     def patient_pseudonym(self, patient_id: str, issuer: str = "") -> str:
         """The pseudonym that stands for a patient id."""
@@ -91,7 +94,7 @@ class Deidentifier:
             return Outcome("rejected", "The file's structure cannot be followed.")
 
     def _deidentify(self, data: bytes | memoryview) -> Outcome:
-        file = open_file(data)
+        file = open_file(data, self._layouts)
         rewriter = Rewriter(file, self.profile, self.pseudonyms, self._planners)
         reason = _withheld(rewriter)
         cleaned_pixels = covered = False
@@ -123,6 +126,8 @@ class Deidentifier:
         if covered:
             rewriter.done[PIXEL_DATA] = _COVERED
         finish(outcome, rewriter, parts)
+        if outcome.status == "ok" and rewriter.twin is None:
+            self._layouts.learn(rewriter)
         if outcome.face and outcome.status == "ok" and not self.series:
             from anonymizer.faces.series import deface_alone
 
@@ -188,24 +193,17 @@ def _withheld(rw: Rewriter) -> str:
 
 def finish(outcome: Outcome, rw: Rewriter, parts: list[bytes | memoryview]) -> None:
     """Verify the parts and complete the outcome: output, facts, actions; or quarantine it."""
-    pixels = rw.top.get(PIXEL_DATA)
     streams: list[bytes | memoryview] = []
     small = []
     offset = None
     meta = file_meta(rw, outcome.sop_instance_uid)
     position = len(meta)
-    big = max((len(p) for p in parts), default=0)
     for part in parts:
-        if pixels is not None and len(part) == big and big > 4096 and pixels[5] is None:
-            native = pixels[4] - pixels[3]
-            tail = min(len(part), native) if native else 0
-            start = _pixel_start(rw, part, pixels)
-            if start is not None:
-                offset = position + start
-                small += [bytes(part[:start]), bytes(part[start + tail :])]
-                position += len(part)
-                continue
-        if len(part) > 65536:
+        if part is rw.picture:
+            offset = position
+        if part is rw.picture and len(part) > _SMALL_PICTURE:
+            pass  # gray values are not searched as text
+        elif len(part) > 65536:
             streams.append(part)
         else:
             small.append(bytes(part))
@@ -223,18 +221,6 @@ def finish(outcome: Outcome, rw: Rewriter, parts: list[bytes | memoryview]) -> N
     if rw.file.deflated:
         parts = [deflate(parts)]
     outcome.parts = [meta, *parts]
-
-
-def _pixel_start(rw: Rewriter, part: bytes | memoryview, pixels: Any) -> int | None:
-    """Where in a run of the input the native pixel value starts; None when the run does not hold it."""
-    if not isinstance(part, memoryview) or part.obj is not rw.data.obj:
-        return None
-    head = rw.walker.header(pixels[0], pixels[1], pixels[4] - pixels[3])
-    size = len(part) - (pixels[4] - pixels[3])
-    if size < 0:
-        return 0 if len(part) else None
-    start = bytes(part[: size + 1]).rfind(head)
-    return None if start < 0 else start + len(head)
 
 
 def file_meta(rw: Rewriter, sop_uid: str) -> bytes:

@@ -24,7 +24,9 @@ def may_hold_letters(frames: Iterable[NDArray[Any]]) -> bool:
 
 
 def _letters(frame: NDArray[Any]) -> bool:
-    few = frame[::SAMPLED]  # letters stand in several rows: one in four tells as much in a quarter of the time
+    few = np.ascontiguousarray(
+        frame[::SAMPLED]
+    )  # letters stand in several rows: one in four tells as much in a quarter of the time
     top, bottom = few.max(), few.min()
     if top == bottom:
         return False

@@ -15,6 +15,7 @@ from anonymizer.content import AGE, DUMMIED, DUMMY_SEQUENCES, place_of
 from anonymizer.documents import DOCUMENT
 from anonymizer.errors import TooLarge
 from anonymizer.identity import Source, Told, identity, sources_of
+from anonymizer.layout import rewrite_twin, same_patient
 from anonymizer.model import Action
 from anonymizer.plan import PATIENT_ID, PATIENT_NAME, Planner, Step
 from anonymizer.private import REMOVED, PrivateBlocks
@@ -23,7 +24,7 @@ from anonymizer.pseudonym import Pseudonyms
 from anonymizer.stream import clean_fragments, clean_native
 from anonymizer.tables import keyword
 from anonymizer.values import KEEP, REMEMBERED, Values, padded
-from anonymizer.walk import ITEM, ITEM_END, SEQUENCE_END, UNDEFINED, Element, File, Fragments, Items
+from anonymizer.walk import ITEM, ITEM_END, PIXEL_DATA, SEQUENCE_END, UNDEFINED, Element, File, Fragments, Items
 
 Part = bytes | memoryview
 _ASCII = Charset(("",))
@@ -38,13 +39,16 @@ class Rewriter:
     def __init__(self, file: File, profile: Profile, pseudonyms: Pseudonyms, planners: dict[str, Planner]) -> None:
         self.file, self.walker, self.profile, self.pseudonyms = file, file.walker, profile, pseudonyms
         self.data = memoryview(file.walker.data)
-        self.top = {el[0]: el for el in reversed(file.elements)}
+        self.twin = file.twin
+        self.top = self.twin.layout.top if self.twin else {el[0]: el for el in reversed(file.elements)}
+        self.picture: Part | None = None  # the native pixel value, a part of its own
         self.sop_class = self.top_text(0x00080016) or file.meta.get(0x00020002, b"").strip(b" \0").decode("latin-1")
         self.sop_uid = self.top_text(0x00080018) or file.meta.get(0x00020003, b"").strip(b" \0").decode("latin-1")
         self.plan = planners.get(self.sop_class) or planners.setdefault(
             self.sop_class, Planner(profile, self.sop_class)
         )
         self.done: dict[int, Step] = {}
+        self.made_known: list[Action] | None = None  # the actions, where a twin's are known already
         self.private = PrivateBlocks(profile)
         self.picture_cleaned = self.face_cleaned = False
         self.charset = charset(self.top_bytes(0x00080005))
@@ -81,7 +85,18 @@ class Rewriter:
 
     # -- what identifies ---------------------------------------------------------------------------------------------
 
+    def told(self, el: Element) -> list[Told]:
+        """What one top-level element tells of the people and places behind the object."""
+        found: list[Told] = []
+        self._collect([el], self.charset, 0, found)
+        return found
+
     def _values(self) -> Values:
+        if self.twin is not None and same_patient(self, self.twin):
+            known = self.twin.layout.values
+            known.uids = set(self.twin.layout.uids)
+            return known
+        self.twin = None
         told: list[Told] = []
         self._collect(self.file.elements, self.charset, 0, told)
         key = (
@@ -143,11 +158,32 @@ class Rewriter:
 
     def parts(self) -> list[Part]:
         """The new data set in the input's encoding; raises an InputError when it cannot be made clean."""
-        additions = self._additions()
+        if self.twin is not None and not self.picture_cleaned and self.face_cleaned == self.twin.layout.face_cleaned:
+            return rewrite_twin(self, self.twin)
+        additions = self.additions()
         return self._dataset(self.file.elements, self.charset, 0, self.walker.explicit, additions)
 
+    def rewritten(self, el: Element, private: dict[int, Step]) -> list[Part]:
+        """What becomes of one top-level element, whole; ``private`` as PrivateBlocks.kept gave it."""
+        tag, vr, begin, start, stop, items = el
+        key, found = None, None
+        if items is None and stop - start <= REMEMBERED and not tag & 0x10000:
+            key = (tag, vr, bytes(self.data[start:stop]), 0, self.charset)
+            found = self.values.met.get(key)
+        _, treated = found or self._decided(el, self.charset, 0, self.walker.explicit, private, key)
+        if treated is KEEP:
+            return [self.data[begin:stop]]
+        if isinstance(treated, bytes):
+            return [self.walker.header(tag, vr, len(treated)), treated]
+        return treated or []
+
     def _dataset(
-        self, elements: list[Element], chars: Charset, parent: int, explicit: bool, additions: list[tuple[int, bytes]]
+        self,
+        elements: list[Element],
+        chars: Charset,
+        parent: int,
+        explicit: bool,
+        additions: list[tuple[int, bytes]],
     ) -> list[Part]:
         out: list[Part] = []
         data, done, replaced = self.data, self.done, {tag for tag, _ in additions}
@@ -267,17 +303,17 @@ class Rewriter:
         if isinstance(items, Fragments):
             parts = clean_fragments(self, el)
             return KEEP if parts is None else parts
-        parts = clean_native(self, el)
-        if parts is None:
-            return KEEP
+        parts = clean_native(self, el) or [self.data[el[3] : el[4]]]
         size = sum(map(len, parts))
         if size >= UNDEFINED:
             raise TooLarge("The pixel data is larger than an element can be.")
+        if tag == PIXEL_DATA:
+            self.picture = parts[0]
         return [self.walker.header(tag, vr, size, explicit), *parts]
 
     # -- what is said about it ---------------------------------------------------------------------------------------
 
-    def _additions(self) -> list[tuple[int, bytes]]:
+    def additions(self) -> list[tuple[int, bytes]]:
         """The elements that tell what was done (PS3.15 E.1.1, PS3.3 C.12.1.1.3 and C.7.1.1), sorted."""
         walker = self.walker
         missing = 0x00080018 not in self.top, PATIENT_NAME not in self.top, PATIENT_ID not in self.top
@@ -334,6 +370,8 @@ class Rewriter:
 
     def actions(self) -> list[Action]:
         """What was done, one entry for each attribute met."""
+        if self.made_known is not None:
+            return self.made_known
         key = tuple(self.done.items())
         made = self.values.actions.get(key)
         if made is None:

@@ -10,10 +10,13 @@ import struct
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from anonymizer.errors import Malformed, NotDicom, TooLarge
 from anonymizer.tables import dictionary_vr
+
+if TYPE_CHECKING:
+    from anonymizer.layout import Layouts, Twin
 
 MAX_DEPTH = 100
 MAX_INFLATED = 1 << 29
@@ -210,10 +213,15 @@ class File(NamedTuple):
     walker: Walker
     elements: list[Element]
     deflated: bool
+    start: int  # of the data set in the walker's data
+    twin: Twin | None = None
 
 
-def open_file(data: bytes | memoryview) -> File:
-    """Take a file (or a bare data set) apart; raises NotDicom, Malformed or TooLarge."""
+def open_file(data: bytes | memoryview, layouts: Layouts | None = None) -> File:
+    """Take a file (or a bare data set) apart; raises NotDicom, Malformed or TooLarge.
+
+    One that is laid out like an object that ``layouts`` remembers is not walked: it gets that object's elements.
+    """
     if len(data) < 8:
         raise NotDicom("The file is empty or too short to be DICOM.")
     pos = 132 if bytes(data[128:132]) == b"DICM" else 0
@@ -224,11 +232,17 @@ def open_file(data: bytes | memoryview) -> File:
     deflated = syntax == DEFLATED
     if deflated:
         data, pos = inflate(data[pos:]), 0
+    elif layouts is not None:
+        body = memoryview(data)[pos:]
+        twin = layouts.find(syntax, body)
+        if twin is not None:
+            walker = Walker(body, syntax != IMPLICIT, syntax != BIG_ENDIAN)
+            return File(syntax, meta, walker, twin.layout.elements, False, 0, twin)
     walker = Walker(data, syntax != IMPLICIT, syntax != BIG_ENDIAN)
     elements = walker.walk(pos)
     if not elements or not (meta or any(dictionary_vr(el[0]) for el in elements)):
         raise NotDicom("No DICOM attribute was found: this is not a DICOM file.")
-    return File(syntax, meta, walker, elements, deflated)
+    return File(syntax, meta, walker, elements, deflated, pos)
 
 
 def _meta(data: bytes | memoryview, pos: int) -> tuple[dict[int, bytes], int]:

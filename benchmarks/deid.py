@@ -37,10 +37,10 @@ Contender = Callable[[Path, Path], None]
 
 
 def make_files(folder: Path, count: int) -> list[Path]:
-    """512×512 CT slices of one series with a clinical header and no private attributes."""
+    """512×512 CT slices of one chest with a clinical header and no private attributes: nothing but the header is at stake."""
     base = pydicom.dcmread(get_testdata_file("CT_small.dcm"))
     base.remove_private_tags()
-    base.Rows = base.Columns = 512
+    base.BodyPartExamined, base.Rows, base.Columns = "CHEST", 512, 512
     base.PixelData = np.random.default_rng(0).integers(0, 4096, (512, 512), dtype=np.uint16).tobytes()
     paths = []
     for index in range(count):
