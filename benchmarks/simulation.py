@@ -22,7 +22,8 @@ from trainer import networks, weights
 from trainer.evaluation.classification import macro_auc, predict
 from trainer.local.algorithms import choose
 from trainer.local.data import Samples, pool
-from trainer.local.training import loss_of, reestimate_norm, train
+from trainer.local.loss import loss_of
+from trainer.local.training import reestimate_norm, train
 from trainer.segmentation import dice_metrics
 from trainer.spec import LocalSpec
 

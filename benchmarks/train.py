@@ -29,7 +29,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from trainer import networks
 from trainer.local.data import Samples, Slices, epoch_order
-from trainer.local.training import loss_of, make_optimizer, train
+from trainer.local.loss import loss_of
+from trainer.local.training import make_optimizer, train
 from trainer.privacy.training import train_privately
 from trainer.spec import LocalSpec, PrivateSteps
 

@@ -1,8 +1,8 @@
 """One trainer process: `python -m trainer.job spec.json` → result.json, model.safetensors, progress as JSON lines.
 
-Standard output carries one JSON object a line ({"event": ...}); the last is the result or the error. The exit code
-is the
-error's (docs/exit-codes.md). Nothing is read but the spec, the de-identified side it names, and installed code.
+Standard output carries one JSON object a line ({"event": ...}); the last is the result or the error. The exit code is the
+error's (docs/exit-codes.md). A training in several processes starts itself again under torchrun (trainer.launch). Nothing is
+read but the spec, the de-identified side it names, and installed code.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from trainer import networks, weights
+from trainer import launch, networks, weights
 from trainer.cohort import Loaded, load_cohort
 from trainer.errors import CohortError, SpecError, TrainerError, WeightsError
 from trainer.evaluation import classification, drift
@@ -27,6 +27,7 @@ from trainer.evaluation.subgroups import subgroups, worst
 from trainer.local.algorithms import choose
 from trainer.local.checkpoint import Checkpoints
 from trainer.local.data import Samples
+from trainer.local.parallel import Team, join, leave
 from trainer.local.patches import Patches
 from trainer.local.training import reestimate_norm, train
 from trainer.modelcard import ModelCard, write_card
@@ -34,13 +35,20 @@ from trainer.spec import JobSpec, load_spec
 
 
 def run(spec: JobSpec) -> dict[str, Any]:
-    """Do the job and write its files into spec.out; returns what result.json holds."""
+    """Do the job and write its files into spec.out; returns what result.json holds.
+
+    In a team only the first process tells, evaluates and writes; the others train with it and return {}.
+    """
     started = time.monotonic()
-    threads = spec.threads or max(1, len(os.sched_getaffinity(0)))
-    torch.set_num_threads(threads)
     device = choose_device(spec.device)
+    team = join(launch.meeting(spec.out), device)
+    threads = spec.threads or max(1, len(os.sched_getaffinity(0)) // team.size)
+    torch.set_num_threads(threads)
     spec.out.mkdir(parents=True, exist_ok=True)
-    _say(event="start", kind=spec.kind, network=spec.network.name, device=str(device))
+    if not team.leads:
+        _train(spec, starting_model(spec), load_cohort(spec, threads), device, team)
+        return {}
+    _say(event="start", kind=spec.kind, network=spec.network.name, device=str(device), processes=team.size)
     model = starting_model(spec)
     loaded = load_cohort(spec, threads, lambda done, total: _say(event="prepared", done=done, total=total))
     _say(event="cohort", **{name: len(part) for name, part in loaded.samples.items()})
@@ -54,7 +62,7 @@ def run(spec: JobSpec) -> dict[str, Any]:
     }
     given = _evaluate(spec, model, loaded, device) if spec.evaluate_first else None
     if spec.kind == "train":
-        result |= _train(spec, model, loaded, device)
+        result |= _train(spec, model, loaded, device, team)
     result |= _evaluate(spec, model, loaded, device) if given is None else given
     result["seconds"] = round(time.monotonic() - started, 3)
     _write_json(spec.out / "result.json", result)
@@ -87,9 +95,13 @@ def kept_norm(model: nn.Module, state: weights.Weights) -> weights.Weights:
 
 
 def choose_device(name: str) -> torch.device:
-    """ "auto" takes CUDA when there is one. Errors: SpecError for a device this machine lacks."""
+    """ "auto" takes CUDA when there is one; a process of a team takes its own GPU. Errors: SpecError for a device this machine
+    lacks.
+    """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and torch.cuda.is_available():
+        return launch.own_gpu()
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise SpecError(f"device {name!r} is not on this machine; set device to 'cpu' or 'auto'")
     try:
@@ -107,7 +119,7 @@ def checkpoint(spec: JobSpec) -> Checkpoints:
     return Checkpoints(spec.out / "checkpoint.safetensors", digest.hexdigest(), spec.checkpoint_seconds)
 
 
-def _train(spec: JobSpec, model: nn.Module, loaded: Loaded, device: torch.device) -> dict[str, Any]:
+def _train(spec: JobSpec, model: nn.Module, loaded: Loaded, device: torch.device, team: Team) -> dict[str, Any]:
     samples = loaded.samples["train"]
     if len(samples) < 2:
         raise CohortError(
@@ -120,7 +132,7 @@ def _train(spec: JobSpec, model: nn.Module, loaded: Loaded, device: torch.device
         "device": device,
         "algorithm": algorithm,
         "checkpoints": checkpoint(spec),
-        "report": _throttled(),
+        "report": _throttled() if team.leads else None,
     }
     if spec.private is not None:
         from trainer.privacy.training import train_privately
@@ -128,7 +140,9 @@ def _train(spec: JobSpec, model: nn.Module, loaded: Loaded, device: torch.device
         done = train_privately(model, samples, spec.local, spec.private, seed=spec.seed, **kept)
     else:
         classes = len(spec.task.classes)
-        done = train(model, samples, spec.local, classes=classes, seed=spec.seed, **kept)
+        done = train(model, samples, spec.local, classes=classes, seed=spec.seed, team=team, **kept)
+    if not team.leads:
+        return {}
     digest = weights.save(spec.out / "model.safetensors", weights.from_module(model))
     write_card(spec.out, ModelCard(network=spec.network, task=spec.task, sha256=digest))
     out: dict[str, Any] = {
@@ -248,8 +262,14 @@ def main(argv: list[str] | None = None) -> int:
     if len(arguments) != 1 or arguments[0] in ("-h", "--help"):
         print("usage: python -m trainer.job spec.json   (see docs/trainer.md)", file=sys.stderr)
         return 0 if arguments[:1] in (["-h"], ["--help"]) else 2
+    out: Path | None = None
+    launch.die_with_torchrun()
     try:
-        result = run(load_spec(Path(arguments[0])))
+        spec = load_spec(Path(arguments[0]))
+        out = spec.out
+        if spec.kind == "train" and spec.processes > 1 and not launch.in_team():
+            return launch.torchrun(Path(arguments[0]), spec)
+        result = run(spec)
     except Exception as err:  # noqa: BLE001 - the process boundary: every error becomes one line and one exit code
         code = getattr(err, "exit_code", None)
         if code is None or os.environ.get("FEDPACS_TRACE"):
@@ -259,10 +279,16 @@ def main(argv: list[str] | None = None) -> int:
         sentence = (
             str(err) if code is not None else f"the trainer failed unexpectedly ({type(err).__name__}); report this"
         )
+        if launch.in_team() and out is not None:  # whoever started this process tells it, once
+            launch.leave_word(out, sentence, int(code or 1))
+            return int(code or 1)
         _say(event="error", message=sentence, exit_code=code or 1)
         print(f"trainer: {sentence}", file=sys.stderr)
         return int(code or 1)
-    _say(event="done", samples=result["samples"], metrics=result.get("metrics"), seconds=result["seconds"])
+    finally:
+        leave()
+    if result:
+        _say(event="done", samples=result["samples"], metrics=result.get("metrics"), seconds=result["seconds"])
     return 0
 
 

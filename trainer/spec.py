@@ -82,6 +82,9 @@ class LocalSpec(_Strict):
 
     schedule: "constant" within one exchange (the coordinator lowers lr from round to round by `lr_at_round`), or "cosine",
     the same half cosine over the epochs of one long training (centralised or local-only comparison in a single job).
+
+    precision "mixed" computes in float16 on CUDA and bfloat16 on a CPU, with float32 weights; noisy and split training know
+    float32 only.
     """
 
     epochs: int = Field(default=1, ge=1, le=1000)
@@ -97,6 +100,7 @@ class LocalSpec(_Strict):
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     algorithm: Literal["fedavg", "fedprox", "scaffold", "fedbn"] = "fedavg"
     mu: float = Field(default=0.01, ge=0)
+    precision: Literal["float32", "mixed"] = "float32"
 
     @field_validator("augment", mode="before")
     @classmethod
@@ -137,6 +141,8 @@ class JobSpec(_Strict):
 
     `state_in` is what the site keeps between rounds, the `state.safetensors` of its last job: SCAFFOLD's control variates
     (with the coordinator's as "global.*"), or FedBN's norm layers, which then replace those of `weights_in`.
+
+    With `processes` above 1 a training runs in as many through torchrun, on a GPU each or on the CPU (trainer.launch).
     """
 
     kind: Literal["train", "evaluate", "scores"] = "train"
@@ -159,7 +165,14 @@ class JobSpec(_Strict):
     out: Path
     device: str = "auto"
     threads: int = Field(default=0, ge=0, le=256)
+    processes: int = Field(default=1, ge=1, le=64)
     checkpoint_seconds: float = Field(default=30.0, ge=0)
+
+    @model_validator(mode="after")
+    def _noise_is_alone(self) -> JobSpec:
+        if self.private is not None and (self.processes > 1 or self.local.precision != "float32"):
+            raise ValueError("training with differential privacy takes one process and float32")
+        return self
 
 
 def load_spec(path: Path) -> JobSpec:

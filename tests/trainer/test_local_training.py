@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from trainer.evaluation.classification import macro_auc, predict
 from trainer.local import training
 from trainer.local.algorithms import FedProx, Scaffold, choose
 from trainer.local.augment import augment_pair
+from trainer.local.backward import Precision
 from trainer.local.checkpoint import Checkpoints
 from trainer.local.data import Samples, epoch_order, pool
 from trainer.spec import LocalSpec, lr_at_round
@@ -95,6 +98,59 @@ def test_a_training_killed_in_the_middle_resumes_to_the_same_result(tmp_path, al
     fresh.clear()
     fit(samples, local, checkpoints=Checkpoints(path, "key", 1e9), report=lambda f: fresh.append(f["step"]))
     assert fresh[0] == 1  # so is a damaged one
+
+
+def test_mixed_precision_learns_repeats_and_resumes(tmp_path) -> None:
+    local = LocalSpec(epochs=4, batch=16, lr=3e-3, precision="mixed")
+    samples = blobs(96)
+    whole, done = fit(samples, local)
+    exact, _ = fit(samples, local.model_copy(update={"precision": "float32"}))
+    assert any(not np.array_equal(whole[n], exact[n]) for n in whole)
+    assert all(value.dtype != np.float16 for value in whole.values())
+    model = networks.build("small_resnet", ARGS)
+    weights.into_module(model, whole)
+    held = blobs(100, seed=9)
+    value = macro_auc(held.labels, predict(model, held))
+    assert value is not None and value > 0.9
+
+    class Killed(BaseException):
+        pass
+
+    def report(facts: dict[str, object]) -> None:
+        if facts["step"] == 9:
+            raise Killed
+
+    checkpoints = Checkpoints(tmp_path / "checkpoint.safetensors", "key", every=0)
+    with pytest.raises(Killed):
+        fit(samples, local, checkpoints=checkpoints, report=report)
+    facts = json.loads(bytes(weights.load(checkpoints.path)["facts"]))
+    assert facts["scaling"]["scale"] >= 1024
+    again, resumed = fit(samples, local, checkpoints=checkpoints)
+    assert all(np.array_equal(whole[n], again[n]) for n in whole) and resumed.loss == pytest.approx(done.loss)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_step_that_overflows_in_half_precision_is_left_out(device: str) -> None:
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("this machine has no CUDA device: float16 autocast and its loss scaling not run")
+    model = torch.nn.Linear(4, 2).to(device)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    precision = Precision(device, mixed=True)
+    before, scale = model.weight.detach().clone(), precision.state() or precision.scaler.state_dict()
+    logits = precision.forward(model, torch.ones(3, 4, device=device))
+    assert logits.dtype == torch.float32
+    precision.scaler.scale(logits.sum()).backward()
+    assert model.weight.grad is not None
+    model.weight.grad[0, 0] = torch.inf
+    precision.unscale(optimizer)
+    precision.step(optimizer)
+    assert torch.equal(model.weight, before) and precision.state()["scale"] == scale["scale"] / 2
+    optimizer.zero_grad()
+    precision.scaler.scale(precision.forward(model, torch.ones(3, 4, device=device)).sum()).backward()
+    precision.unscale(optimizer)
+    assert torch.allclose(model.weight.grad, torch.full((2, 4), 3.0, device=device))  # their true size
+    precision.step(optimizer)
+    assert torch.allclose(model.weight, before - 3.0)
 
 
 def test_a_loss_that_is_not_a_number_is_said() -> None:

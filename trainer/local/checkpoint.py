@@ -33,6 +33,8 @@ class Progress:
     loss_sum: float = 0.0
     last: float = 0.0
     epoch_state: torch.Tensor | None = field(default=None)
+    scaling: dict[str, float] = field(default_factory=dict)
+    """Mixed precision's loss scale."""
 
     @classmethod
     def start(cls, seed: int, total: int) -> Progress:
@@ -49,7 +51,8 @@ class Progress:
         self.epoch_state = self.generator.get_state()
         return epoch_order(count, batch, self.generator)
 
-    def advance(self, loss: float) -> None:
+    def advance(self, loss: float, scaling: dict[str, float] | None = None) -> None:
+        self.scaling = scaling or {}
         self.step += 1
         self.at += 1
         self.last = loss
@@ -88,7 +91,10 @@ class Checkpoints:
         arrays["global_generator"] = torch.get_rng_state().numpy()
         if progress.epoch_state is not None:
             arrays["epoch"] = progress.epoch_state.numpy()
+        if next(model.parameters()).is_cuda:
+            arrays["device_generator"] = torch.cuda.get_rng_state().numpy()
         facts = {"key": self.key, "step": progress.step, "at": progress.at, "loss_sum": progress.loss_sum}
+        facts["scaling"] = progress.scaling
         arrays["facts"] = np.frombuffer(json.dumps(facts).encode(), np.uint8)
         weights_file.save(self.path, arrays)
 
@@ -112,8 +118,11 @@ class Checkpoints:
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
         fresh.generator.set_state(torch.from_numpy(arrays["generator"].copy()))
         torch.set_rng_state(torch.from_numpy(arrays["global_generator"].copy()))
+        if next(model.parameters()).is_cuda and "device_generator" in arrays:
+            torch.cuda.set_rng_state(torch.from_numpy(arrays["device_generator"].copy()))
         fresh.epoch_state = torch.from_numpy(arrays["epoch"].copy()) if "epoch" in arrays else None
         fresh.step, fresh.at, fresh.loss_sum = facts["step"], facts["at"], facts["loss_sum"]
+        fresh.scaling = facts.get("scaling", {})
         return fresh
 
     def remove(self) -> None:

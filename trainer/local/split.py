@@ -18,7 +18,8 @@ from torch.nn import functional
 from trainer.errors import SpecError, WeightsError
 from trainer.local.augment import augment
 from trainer.local.data import Samples, epoch_order
-from trainer.local.training import class_weights, loss_of, make_optimizer, total_steps
+from trainer.local.loss import loss_of
+from trainer.local.training import class_weights, make_optimizer, total_steps
 from trainer.networks.resnet import SmallResNet
 from trainer.spec import LocalSpec
 from trainer.weights import Weights, from_module, into_module
@@ -125,6 +126,8 @@ class SplitSite:
 
 def half_of(network: nn.Module, samples: Samples, local: LocalSpec, classes: int, seed: int) -> SplitSite:
     """A site's half as its local settings say; `network` holds the starting layers or gets them by `adopt`."""
+    if local.precision != "float32":
+        raise SpecError("Split learning trains in float32: leave local.precision out of the project.")
     balanced = local.class_weighted and samples.labels.ndim == 1
     scales = class_weights(samples.class_counts(classes)) if balanced else None
     optimizer = own_optimizer(network, local)

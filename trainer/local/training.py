@@ -1,29 +1,28 @@
 """The local training loop: starting weights and a site's samples in, updated weights out.
 
 Readable top to bottom; everything federated about it (proximal term, control variates, kept norm layers) sits in
-trainer.local.algorithms and is called at two marked places.
+trainer.local.algorithms and is called at two marked places. Memory, half precision and sharing a batch among processes are
+trainer.local.backward's.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional
 
-from trainer.errors import CohortError, DivergedError, MemoryLimitError
+from trainer.errors import CohortError
 from trainer.local.algorithms import LocalAlgorithm
 from trainer.local.augment import augment, augment_pair
+from trainer.local.backward import Backward, Precision, Report
 from trainer.local.checkpoint import Checkpoints, Progress
 from trainer.local.data import Samples
+from trainer.local.parallel import ALONE, Team
 from trainer.spec import LocalSpec, lr_at_round
-
-Report = Callable[[dict[str, object]], None]
 
 
 @dataclass(frozen=True)
@@ -74,8 +73,9 @@ def train(
     algorithm: LocalAlgorithm | None = None,
     checkpoints: Checkpoints | None = None,
     report: Report | None = None,
+    team: Team = ALONE,
 ) -> Trained:
-    """Fit `model` in place. Deterministic with a seed on one machine and thread count.
+    """Fit `model` in place. Deterministic with a seed on one machine and thread count, and the same in every process of a team.
 
     Errors: CohortError with fewer than two samples; DivergedError when the loss is not finite; MemoryLimitError.
     """
@@ -88,15 +88,18 @@ def train(
     model.to(device).train()
     balanced = local.class_weighted and not samples.masks and samples.labels.ndim == 1
     weights = class_weights(samples.class_counts(classes)).to(device) if balanced else None
+    precision = Precision(device, local.precision == "mixed")
     run = _Run(
         make_optimizer(model, local),
         algorithm or LocalAlgorithm(),
         Progress.start(seed, total_steps(len(samples), local)),
-        Backward(model, weights, local.label_smoothing, report, local.accumulate),
+        Backward(model, weights, local.label_smoothing, report, local.accumulate, precision, team, seed),
     )
     run.algorithm.begin(model, local)
     if checkpoints is not None:
         checkpoints.resume(model, run.optimizer, run.algorithm, run.progress)
+        precision.restore(run.progress.scaling)
+        checkpoints = checkpoints if team.leads else None
     while run.progress.step < run.progress.total:
         _epoch(model, samples, local, run, device, checkpoints, report)
     progress = run.progress
@@ -127,16 +130,18 @@ def _epoch(
 ) -> None:
     """The rest of the current epoch, or of the training when that ends first."""
     progress = run.progress
+    precision = run.backward.precision
     for rows in progress.epoch_rows(len(samples), local.batch)[progress.at :]:
         _set_lr(run.optimizer, local, progress.step / progress.total)
         before = time.monotonic()
         images, labels = _batch(samples, rows, local.augment, progress.generator, device)
         run.waited += time.monotonic() - before
         loss = run.backward(images, labels, progress.step)
+        precision.unscale(run.optimizer)
         run.algorithm.adjust_gradients(model)  # proximal term, control variates
         nn.utils.clip_grad_norm_(model.parameters(), 5.0)
-        run.optimizer.step()
-        progress.advance(loss)
+        precision.step(run.optimizer)
+        progress.advance(loss, precision.state())
         if checkpoints is not None:
             checkpoints.maybe_save(model, run.optimizer, run.algorithm, progress)
         if report is not None:
@@ -156,53 +161,6 @@ def _batch(
     return augment(images, strength, generator), labels
 
 
-class Backward:
-    """Forward and backward of one batch, in as many parts as the memory asks for.
-
-    When the device runs out of memory the parts are halved, for good, and it is said in a report; each part's loss is
-    weighed so that the gradients add up to the whole batch's (exactly so for networks without BatchNorm).
-    """
-
-    def __init__(
-        self, model: nn.Module, weights: torch.Tensor | None, smoothing: float, report: Report | None, parts: int = 1
-    ) -> None:
-        self.model, self.weights, self.smoothing, self.report = model, weights, smoothing, report
-        self.parts = parts
-
-    def __call__(self, images: torch.Tensor, labels: torch.Tensor, step: int) -> float:
-        """Leave the gradients in the model and return the loss. Errors: DivergedError, MemoryLimitError."""
-        while True:
-            try:
-                return self._run(images, labels, step)
-            except torch.OutOfMemoryError as err:
-                self.parts *= 2
-                if len(images) // self.parts < 2:
-                    raise MemoryLimitError(
-                        "the device has too little memory even for two images at once;"
-                        " choose a smaller network or image size"
-                    ) from err
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-            if self.report is not None:
-                self.report({"event": "smaller-batch", "parts": self.parts, "images": len(images) // self.parts})
-
-    def _run(self, images: torch.Tensor, labels: torch.Tensor, step: int) -> float:
-        self.model.zero_grad(set_to_none=True)
-        parts = max(1, min(self.parts, len(images) // 2))  # BatchNorm needs two images
-        shares = [self._mass(part) for part in labels.tensor_split(parts)]
-        total = 0.0
-        for part, truth, share in zip(images.tensor_split(parts), labels.tensor_split(parts), shares, strict=True):
-            loss = loss_of(self.model(part), truth, self.weights, self.smoothing) * (share / max(sum(shares), 1e-12))
-            _check_finite(loss, step)
-            loss.backward()
-            total += float(loss.detach())
-        return total
-
-    def _mass(self, labels: torch.Tensor) -> float:
-        """What a mean over these labels divides by: their number, or the sum of their class weights."""
-        return float(len(labels)) if self.weights is None else float(self.weights[labels].sum())
-
-
 def _set_lr(optimizer: torch.optim.Optimizer, local: LocalSpec, share: float) -> None:
     """The learning rate after `share` of the training, by the epoch it falls in."""
     if local.schedule == "cosine":
@@ -218,34 +176,6 @@ def total_steps(count: int, local: LocalSpec) -> int:
     if batches > 1 and count % local.batch == 1:
         batches -= 1
     return batches * local.epochs
-
-
-def loss_of(logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None, smoothing: float) -> torch.Tensor:
-    """Cross-entropy for class indices [N], binary cross-entropy for 0 and 1 [N, classes].
-
-    For masks [N, (D,) H, W] the sum of cross-entropy and 1 - soft Dice (Milletari et al. 2016).
-    """
-    if labels.ndim == 2:
-        soft = labels.float() * (1 - smoothing) + smoothing / 2
-        return functional.binary_cross_entropy_with_logits(logits, soft)
-    entropy = functional.cross_entropy(logits, labels, weight=weights, label_smoothing=smoothing)
-    if labels.ndim == 1:
-        return entropy
-    classes = torch.arange(1, logits.shape[1], device=labels.device)
-    truth = (labels[:, None] == classes.view(-1, *[1] * (labels.ndim - 1))).float()  # one_hot, which vmap cannot batch
-    said = torch.softmax(logits, 1)[:, 1:]
-    space = (0, *range(2, said.ndim))
-    overlap = (said * truth).sum(dim=space)
-    dice = (2 * overlap + 1.0) / (said.sum(dim=space) + truth.sum(dim=space) + 1.0)
-    return entropy + 1 - dice.mean()
-
-
-def _check_finite(loss: torch.Tensor, step: int) -> None:
-    if not torch.isfinite(loss):
-        raise DivergedError(
-            f"the loss became {float(loss.detach())} at step {step + 1}; lower the learning rate or look for images"
-            f" without contrast"
-        )
 
 
 @torch.no_grad()

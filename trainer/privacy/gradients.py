@@ -15,7 +15,7 @@ from torch import nn
 from torch.func import functional_call, grad_and_value, vmap
 
 from trainer.errors import MemoryLimitError, SpecError
-from trainer.local.training import loss_of
+from trainer.local.loss import loss_of
 
 CHUNK_BYTES = 48 << 20
 """Memory for the gradients of one chunk of units."""

@@ -16,9 +16,10 @@ from torch import nn
 from trainer.errors import CohortError, DivergedError, SpecError
 from trainer.local.algorithms import LocalAlgorithm
 from trainer.local.augment import augment, augment_pair
+from trainer.local.backward import Report
 from trainer.local.checkpoint import Checkpoints, Progress
 from trainer.local.data import Samples
-from trainer.local.training import Report, Trained, make_optimizer
+from trainer.local.training import Trained, make_optimizer
 from trainer.privacy.gradients import ClippedSum, require_private
 from trainer.privacy.noise import SecureRandom, add_noise
 from trainer.spec import LocalSpec, PrivateSteps

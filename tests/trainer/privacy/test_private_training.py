@@ -10,7 +10,7 @@ from scipy.stats import kstest
 from trainer import networks
 from trainer.errors import CohortError, SpecError
 from trainer.local.data import Samples, Slices
-from trainer.local.training import loss_of
+from trainer.local.loss import loss_of
 from trainer.privacy.gradients import ClippedSum, require_private
 from trainer.privacy.noise import SecureRandom, add_noise
 from trainer.privacy.training import train_privately, units_of
