@@ -74,6 +74,10 @@ mode = "sealed"          # each update sealed to you and signed by its hospital:
 # weight_cap = 1000      # a hospital with more training images counts as this many
 # group_size = 0         # 3 or more: sum groups of so many, take their median; min_sites must be three times as many
 # max_norm = 0.0         # what a round may change the whole model by (L2 norm); 0 for no bound
+# [privacy.vote]         # the hospitals measure each round's model on held-out patients, and vote
+# share = 0.5            # more than this share of those who trained must accept it; with "sealed" there is no vote unless you ask
+# tolerance = 0.05       # one accepts while its score falls by no more
+# retries = 3            # so many lost votes in a row are followed by another round
 # [privacy.dp]           # noise in training, with either mode (docs/privacy.md); norm = "group" and class_weighted = false
 # unit = "patient"       # or "record", where no patient has two
 # epsilon = 8.0          # what a patient may lose over all rounds; each hospital's node refuses the round that passes it

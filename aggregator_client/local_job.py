@@ -24,7 +24,10 @@ from aggregator_client.node import Node
 from aggregator_client.project import ProjectDocument
 from aggregator_client.schedule import round_lr
 from aggregator_client.sealing import Context
+from aggregator_client.secagg.stages import base_of
 from aggregator_client.training_log import TrainingLog
+from aggregator_client.vote_job import vote
+from aggregator_client.votes import require_proven
 from dicom_node.records import Catalogue
 from dicom_node.records.usage import usage_digest
 from trainer import weights
@@ -44,6 +47,8 @@ class LocalJob:
 
     def run(self, head: dict[str, Any]) -> Message:
         work = self._folder()
+        if self.context.kind == "vote":
+            return vote(self, work, head)
         if self.context.kind == "deliver":
             return Message(
                 {**head, "run": self.run_id, "kind": "received"}
@@ -54,7 +59,7 @@ class LocalJob:
                 self.node, self.document, self.context, self.request, self._kept, work, self.deadline
             )
             return Message({**head, "run": self.run_id, "kind": "outputs", **facts}, parts)
-        spec, noisy, charged = self._spec(work), self._noisy(), 0
+        spec, noisy, charged = self.spec(work), self._noisy(), 0
         if noisy is not None:
             spec = spec.model_copy(update={"private": noisy.steps})
             charged = private.charge(
@@ -62,12 +67,12 @@ class LocalJob:
                 run=self.run_id, number=self.context.round, request=self.request.digest(),
             )  # fmt: skip
         started = time.monotonic()
-        self._log = TrainingLog(self.node.config, self.document, self.context)
+        log = TrainingLog(self.node.config, self.document, self.context)
         try:
-            result = self._result(work, spec)
-            self._log.finished(result, work / "out")
+            result = self.result(work, spec, log)
+            log.finished(result, work / "out")
         finally:
-            self._log.ended()
+            log.ended()
         loss, metrics = result.get("loss"), result.get("metrics")
         if noisy is not None:
             loss = None  # it is of the training patients, and without noise
@@ -112,13 +117,15 @@ class LocalJob:
     def _folder(self) -> Path:
         whole = self.node.config.storage.federation / "work"
         mine = whole / f"{self.context.project_digest[:16]}-{self.run_id}-{self.context.round:04d}-{self.context.kind}"
+        beside = mine.with_name(f"{mine.name.removesuffix('-vote')}-train")  # what the candidate is compared with
         for other in whole.glob("*") if whole.exists() else ():
-            if other != mine:
+            if other != mine and not (self.context.kind == "vote" and other == beside):
                 shutil.rmtree(other, ignore_errors=True)
         mine.mkdir(parents=True, exist_ok=True)
         return mine
 
-    def _spec(self, work: Path) -> JobSpec:
+    def spec(self, work: Path) -> JobSpec:
+        """The trainer's job: training, or an evaluation of the model in the request."""
         document, storage = self.document, self.node.config.storage
         model = weights.from_bytes(self.request.parts["model"]) if "model" in self.request.parts else {}
         weights.save(work / "given.safetensors", {**model, **self._own()})
@@ -137,11 +144,29 @@ class LocalJob:
             local=self._local(),
             seed=self._seed(),
             weights_in=work / "given.safetensors",
+            initial_seed=self._unproven(model),
             state_in=state,
             out=work / "out",
             device=self.node.config.federation.device,
             threads=int(os.environ.get("OMP_NUM_THREADS", "0")),
         )
+
+    def _unproven(self, model: weights.Weights) -> int | None:
+        """The seed whose initial weights the round's model must be, unless the hospitals' votes carried it; None without votes.
+
+        Raises RefusedError for a model that ballots do not carry.
+        """
+        document, terms = self.document, self.document.privacy.secure_aggregation
+        if self.context.kind != "train" or not document.privacy.summed or not document.vote_share:
+            return None
+        ballots = self.request.parts.get("votes", b"")
+        if not ballots:
+            return document.seed
+        require_proven(
+            ballots, terms.keys, project=self.context.project_digest, run=self.run_id, candidate=base_of(model),
+            fewest=document.min_sites, share=document.vote_share,
+        )  # fmt: skip
+        return None
 
     def _noisy(self) -> private.Plan | None:
         """The round's noisy training, when the project asks for differential privacy."""
@@ -186,9 +211,9 @@ class LocalJob:
 
     # -- the trainer process ------------------------------------------------------------------------------------------
 
-    def _result(self, work: Path, spec: JobSpec) -> dict[str, Any]:
+    def result(self, work: Path, spec: JobSpec, log: TrainingLog) -> dict[str, Any]:
         """What the job left; a job that had ended before the site was killed is not done again."""
-        text = spec.model_dump_json(indent=1)
+        self._log, text = log, spec.model_dump_json(indent=1)
         file, out = work / "spec.json", work / "out" / "result.json"
         if not (out.exists() and file.exists() and file.read_text() == text):
             file.write_text(text)
@@ -251,7 +276,7 @@ class LocalJob:
         """Train the final model further on this site's own patients; it stays in federation/personal, its figures go out."""
         settings, local = self.document.personal, self._local()
         home = self.node.config.storage.federation / "personal" / self.context.project_digest[:16]
-        spec = self._spec(work).model_copy(
+        spec = self.spec(work).model_copy(
             update={
                 "kind": "train",
                 "local": local.model_copy(

@@ -11,9 +11,10 @@ imported or run.
 
 | kind | from | header | parts |
 |---|---|---|---|
-| train | coordinator | run, round, rounds, deadline_s, evaluate_on | model (unless they stay home), what the algorithm adds |
+| train | coordinator | run, round, rounds, deadline_s, evaluate_on | model (unless they stay home), the algorithm's, votes |
 | evaluate | coordinator | the same | model |
 | predict | coordinator | the same | reference studies, each named by its SHA-256 |
+| vote | coordinator | the same | model: the candidate |
 | deliver | coordinator | the same | what all sites' outputs became |
 | sum.advert, sum.shares, ... | coordinator | the same | plan, and the stage's (aggregator_client.secagg.stages) |
 | sum.advert.answer, ... | site | request | the stage's |
@@ -21,6 +22,7 @@ imported or run.
 | split.forward.answer, ... | site | request, loss or samples | arrays |
 | update | site | request, samples, loss, seconds, metrics (of the model it was given) | model, and what the algorithm adds |
 | metrics | site | request, samples, loss, seconds, metrics | |
+| ballot | site | request | vote (aggregator_client.votes) |
 | outputs | site | request, samples, seconds | DICOM-SEG files or predictions.jsonl |
 | received | site | request, samples, received {name: SHA-256} | |
 | refused | site | request, reason | |
@@ -46,8 +48,8 @@ SUMMING = ("sum.advert", "sum.shares", "sum.masked", "sum.agree", "sum.unmask")
 """The stages of secure aggregation, which follow on a round's training."""
 SPLITTING = ("split.forward", "split.features", "split.backward", "split.collect")
 """The steps of split learning, which take the place of a round's training."""
-REQUESTS = ("train", "evaluate", "predict", "deliver", *SUMMING, *SPLITTING)
-ANSWERS = {"train": "update", "evaluate": "metrics", "predict": "outputs", "deliver": "received"} | {
+REQUESTS = ("train", "evaluate", "predict", "deliver", "vote", *SUMMING, *SPLITTING)
+ANSWERS = {"train": "update", "evaluate": "metrics", "predict": "outputs", "deliver": "received", "vote": "ballot"} | {
     stage: f"{stage}.answer" for stage in (*SUMMING, *SPLITTING)
 }
 REPLIES = (*ANSWERS.values(), "refused")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from aggregator_client.keys import NodeKeys
 from aggregator_client.trainer_process import TrainerProcess
 from dicom_node.audit import AuditLog
 from dicom_node.config import NodeConfig
@@ -16,6 +17,7 @@ class Node(Protocol):
     config: NodeConfig
     audit: AuditLog
     trainer: TrainerProcess
+    keys: NodeKeys
 
     @property
     def report(self) -> Callable[..., None]:

@@ -31,6 +31,7 @@ from aggregator_client.decentral.settings import PeerSettings
 from aggregator_client.errors import ProjectError, SignatureError
 from aggregator_client.keys import SEALING_PUBLIC_BYTES, fingerprint
 from aggregator_client.private import PrivateTerms, fault
+from aggregator_client.votes import VoteSettings
 from dicom_node.records import CohortRule
 from trainer.spec import LocalSpec, NetworkSpec, TaskSpec
 
@@ -112,6 +113,10 @@ class SumSettings(_Part):
 SPLIT = "split"
 SUMMABLE = ("fedavg", "fedprox", "fedavgm", "fedadagrad", "fedadam", "fedyogi")
 """The algorithms that need no more than the weighted mean of the updates."""
+VOTABLE = (
+    *SUMMABLE, "fednova", "median", "trimmed_mean", "krum", "multi_krum", "geometric_median", "centred_clipping", "norm_bound",
+)  # fmt: skip
+"""Those whose round ends in one model that every hospital can measure."""
 
 
 class PrivacySettings(_Part):
@@ -119,10 +124,13 @@ class PrivacySettings(_Part):
 
     secure_aggregation: the coordinator sees the sum of at least min_sites (three or more) updates, and no single one.
 
+    vote: each round's candidate model is measured by every hospital on its own held-out patients, and voted on.
+
     dp: noise in local training (differential privacy), with either mode; None means none.
     """
 
     mode: Literal["sealed", "secure_aggregation"] = "sealed"
+    vote: VoteSettings = VoteSettings()
     secure_aggregation: SumSettings = SumSettings()
     dp: PrivateTerms | None = None
 
@@ -236,6 +244,14 @@ class ProjectDraft(_Part):
         return self
 
     @model_validator(mode="after")
+    def _votable(self) -> Self:
+        if self.privacy.vote.share and self.algorithm.name not in VOTABLE:
+            raise ValueError(
+                f"privacy.vote.share must be 0 or left out unless algorithm.name is one of {', '.join(VOTABLE)}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _among_peers(self) -> Self:
         if (self.algorithm.name == DECENTRALISED) != bool(self.peers.relays):
             raise ValueError(f"peers.relays must name a relay for the algorithm {DECENTRALISED}, and for no other")
@@ -264,6 +280,12 @@ class ProjectDraft(_Part):
                 f"task.name must be classification and network.name small_resnet with the algorithm {SPLIT}"
             )
         return self
+
+    @property
+    def vote_share(self) -> float:
+        """More than this share of those who trained must accept a candidate; 0 when there is no vote."""
+        asked = self.privacy.vote.share
+        return (0.5 if self.privacy.summed else 0.0) if asked is None else asked
 
     @property
     def metric(self) -> str:

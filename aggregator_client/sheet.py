@@ -195,6 +195,7 @@ def _protected(draft: ProjectDraft) -> list[str]:
     what, reader = ("update", "the hospital it is meant for") if peers else ("message", "the coordinator named above")
     return [
         *_summed(draft),
+        *_voted(draft),
         *promises(draft),
         (
             f"Sealed end to end: each {what} is encrypted so that only {reader} can read it (HPKE,"
@@ -222,6 +223,29 @@ def _summed(draft: ProjectDraft) -> list[str]:
             " as that many."
         ),
         *_grouped(terms),
+    ]
+
+
+def _voted(draft: ProjectDraft) -> list[str]:
+    if not draft.vote_share:
+        return []
+    return [
+        (
+            "Every round's new model is first measured by each hospital on its own held-out patients, against the model before."
+            f" It is kept only when more than {draft.vote_share:.0%} of the hospitals that trained accept it; one accepts while"
+            f" its score falls by no more than {draft.privacy.vote.tolerance:g}. What leaves is a signed vote with one of four"
+            " reasons, which the other hospitals see too, and no figure."
+        ),
+        *(
+            [
+                (
+                    "Your node trains no model but the project's own start and those that the hospitals' votes carried; after a"
+                    f" lost vote up to {draft.privacy.vote.retries} more rounds may begin from one model, your update made anew."
+                )
+            ]
+            if draft.privacy.summed
+            else []
+        ),
     ]
 
 
@@ -269,6 +293,18 @@ def _not_protected(draft: ProjectDraft) -> list[str]:
     return [
         *seen,
         *limits(draft),
+        *(
+            ["No hospital votes on the model: a bad one is noticed only by the scores of the next round."]
+            if draft.privacy.summed and not draft.vote_share
+            else []
+        ),
+        *(
+            [
+                "A vote tells a model that is bad on held-out patients. It does not tell a back door that they do not trigger."
+            ]
+            if draft.vote_share
+            else []
+        ),
         "The finished model may remember details of its training data, and everybody who receives it can examine it.",
         "Another hospital may send bad updates and so spoil the model.",
     ]

@@ -81,10 +81,25 @@ def starting_model(spec: JobSpec) -> nn.Module:
     start = weights.load(spec.weights_in) if spec.weights_in else None
     if start is None:
         start = networks.initial_weights(spec.network.name, spec.network.args, spec.seed)
+    if spec.initial_seed is not None:
+        require_initial(start, networks.initial_weights(spec.network.name, spec.network.args, spec.initial_seed))
     if spec.local.algorithm == "fedbn" and spec.state_in:
         start = start | kept_norm(model, weights.load(spec.state_in))
     weights.into_module(model, start)
     return model
+
+
+def require_initial(given: weights.Weights, wanted: weights.Weights) -> None:
+    """Errors: WeightsError when a model that nobody vouches for is not the network's own start (to a float's rounding)."""
+    same = given.keys() == wanted.keys() and all(
+        given[name].shape == one.shape and np.allclose(given[name], one, rtol=1e-4, atol=1e-6)
+        for name, one in wanted.items()
+    )
+    if not same:
+        raise WeightsError(
+            "the first model is not this network's own start from the project's seed; it may be made to reveal data: ask the"
+            " coordinator"
+        )
 
 
 def kept_norm(model: nn.Module, state: weights.Weights) -> weights.Weights:

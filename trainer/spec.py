@@ -139,6 +139,8 @@ class JobSpec(_Strict):
     comparison on one machine; a hospital's node never sets it). With `evaluate_first` a "train" job evaluates the weights
     it was given instead of those it made (in a federation, the global model of the round before).
 
+    `initial_seed`: the weights given must be the network's initial ones of this seed, or the job ends.
+
     `state_in` is what the site keeps between rounds, the `state.safetensors` of its last job: SCAFFOLD's control variates
     (with the coordinator's as "global.*"), or FedBN's norm layers, which then replace those of `weights_in`.
 
@@ -160,6 +162,7 @@ class JobSpec(_Strict):
     private: PrivateSteps | None = None
     seed: int = 0
     weights_in: Path | None = None
+    initial_seed: int | None = None
     state_in: Path | None = None
     reestimate_norm: bool = False
     out: Path

@@ -83,7 +83,7 @@ def _round(row: Mapping[str, Any]) -> list[Any]:
     means = [_number(row["mean_loss"]), _number(row["mean_metric"])]
     return [
         row["round"],
-        row["state"],
+        "voted down" if row.get("vote") == "rejected" else row["state"],
         row["accepted"],
         row["cases"],
         *means,

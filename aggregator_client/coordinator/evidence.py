@@ -9,6 +9,7 @@ A zip file of
     participants.json    each hospital's name, public keys and fingerprint
     rounds.json          every round's checkpoint digest and figures, site by site
     receipts.json        for each message that counted: its context, digest, size and the hospital's signature
+    votes.json           each candidate model that was voted on, and the hospitals' signed ballots
     successions.json     how the coordinator's keys were replaced, if they were (aggregator_client.rotation)
     manifest.json        SHA-256 of each file above, signed by the coordinator (Ed25519)
 
@@ -36,6 +37,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from aggregator_client import rotation
 from aggregator_client.coordinator.card import card
+from aggregator_client.coordinator.evidence_votes import check_votes, votes_of
 from aggregator_client.coordinator.receipts import read as read_receipts
 from aggregator_client.coordinator.settings import CoordinatorConfig
 from aggregator_client.coordinator.state import RunState
@@ -50,7 +52,7 @@ from trainer.modelcard import ModelCard
 
 FORMAT = "fedpacs-evidence-1"
 _FILES = ("model.safetensors", "card.json", "project.json", "participants.json", "rounds.json", "receipts.json")
-_LATER = ("successions.json", "model.json")
+_LATER = ("successions.json", "model.json", "votes.json")
 """What a bundle made by an earlier version need not hold."""
 _SIGN = b"fedpacs evidence v1\x00"
 _MAX_BYTES = 1 << 34
@@ -88,6 +90,7 @@ def export(config: CoordinatorConfig, folder: Path, out: Path) -> Evidence:
             "rounds": [asdict(one) for one in state.rounds()],
             "sites": [asdict(one) for one in state.table()],
         }
+        votes = votes_of(state)
         taken = {one.site for one in state.table() if one.state == "accepted"}
     document, digest = signed.document, hashlib.sha256(model).hexdigest()
     usable = ModelCard(
@@ -103,6 +106,7 @@ def export(config: CoordinatorConfig, folder: Path, out: Path) -> Evidence:
         "participants.json": _json(people),
         "rounds.json": _json(rounds),
         "receipts.json": _json(receipts),
+        "votes.json": _json(votes),
         "successions.json": _json([json.loads(one) for one in config.keys().introductions]),
     }
     write_file(out, _packed(config, files, {"digest": signed.digest, "round": kept, "created_at": time.time()}))
@@ -181,6 +185,8 @@ def verify(file: Path, fingerprint: str = "") -> Evidence:
     receipts = json.loads(files["receipts.json"])
     _check_receipts(file, receipts, people, signed.digest)
     _check_rounds(file, json.loads(files["rounds.json"]), manifest)
+    keys = {name: _keys_of(person) for name, person in people.items()}
+    check_votes(file, json.loads(files.get("votes.json", b"[]")), json.loads(files["rounds.json"]), signed, keys)
     return Evidence(
         digest=signed.digest,
         project=f"{signed.document.name} version {signed.document.version}",
@@ -264,7 +270,7 @@ def _manifest(file: Path, data: bytes) -> tuple[dict[str, Any], bytes]:
     try:
         whole = json.loads(data)
         manifest, signature = whole["manifest"], base64.b64decode(whole["signature"], validate=True)
-        if manifest["format"] == FORMAT and set(manifest["files"]) in (set(_FILES), {*_FILES, *_LATER}):
+        if manifest["format"] == FORMAT and set(_FILES) <= set(manifest["files"]) <= {*_FILES, *_LATER}:
             return manifest, signature
     except (ValueError, KeyError, TypeError):
         pass

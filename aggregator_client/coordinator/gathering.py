@@ -23,11 +23,19 @@ from aggregator_client.messages import ANSWERS, COORDINATOR, REPLIES, VERSION, M
 from aggregator_client.project import ProjectDocument, SignedProject
 from aggregator_client.roster import Member
 from aggregator_client.sealing import Context
+from aggregator_client.secagg.stages import base_of
 from aggregator_client.transport import Failure, Handle, Hub
 from trainer import weights
 from trainer.errors import TrainerError
 
 LOOK_SECONDS = 0.5
+
+
+def proof(state: RunState, model: weights.Weights) -> bytes:
+    """The ballots that carried this model, or nothing for the one the project starts from."""
+    name = base_of(model)
+    carrying = [one.round for one in state.candidates() if one.candidate == name and one.outcome == "accepted"]
+    return state.bundle(carrying[-1]) if carrying else b""
 
 
 class Running(Protocol):
@@ -86,6 +94,8 @@ class Gathering:
         parts = {} if stays else {"model": weights.to_bytes(self.model)}
         if extra:
             parts["extra"] = weights.to_bytes(extra)
+        if self.kind == "train" and self.run.document.vote_share and (ballots := proof(self.run.state, self.model)):
+            parts["votes"] = ballots
         return Message(self._header(), parts)
 
     def _header(self) -> dict[str, Any]:

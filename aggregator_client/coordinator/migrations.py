@@ -27,3 +27,17 @@ def m001_run(db: Any) -> None:
         "CREATE TABLE sites(site TEXT PRIMARY KEY, online INTEGER NOT NULL, last_seen REAL NOT NULL) WITHOUT ROWID",
     ):
         db.execute(statement)
+
+
+@migrations()
+def m002_votes(db: Any) -> None:
+    db.execute(
+        """CREATE TABLE candidates(
+             round INTEGER PRIMARY KEY, base TEXT NOT NULL, candidate TEXT NOT NULL, voters TEXT NOT NULL,
+             outcome TEXT NOT NULL)"""
+    )
+    db.execute(
+        """CREATE TABLE ballots(
+             round INTEGER NOT NULL, site TEXT NOT NULL, vote TEXT NOT NULL, reason TEXT NOT NULL, statement BLOB NOT NULL,
+             PRIMARY KEY(round, site)) WITHOUT ROWID"""
+    )

@@ -70,6 +70,7 @@ def overview(folder: Path) -> dict[str, Any]:
     with closing(RunState(folder, readonly=True)) as state:
         run, rounds, table, sites = state.run(), state.rounds(), state.table(), state.sites()
         last, scores = state.last_checkpoint(), state.model_scores()
+        votes = {one.round: one.outcome for one in state.candidates()}
     running = is_running(folder)
     facts: dict[str, Any] = {"digest": folder.name, "running": running, "folder": str(folder)}
     if run is not None:
@@ -106,6 +107,7 @@ def overview(folder: Path) -> dict[str, Any]:
             "state": one.state,
             "seconds": _seconds(one.started_at, one.ended_at),
             "sha256": one.sha256,
+            "vote": votes.get(one.number, ""),
         }
         | _summary([cell for cell in table if cell.round == one.number])
         for one in rounds

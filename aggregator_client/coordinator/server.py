@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from aggregator_client.coordinator import reference, settings, summing
+from aggregator_client.coordinator import reference, settings, summing, voting
 from aggregator_client.coordinator.gathering import Gathering, as_update
 from aggregator_client.coordinator.reference import Outputs, Reference
 from aggregator_client.coordinator.rounds import Step, is_stale, next_step
@@ -125,6 +125,8 @@ class Run:
         self.strategy.restore(self.state.strategy_state(last))
         sites = sorted(self.members)
         training = step is Step.ROUND
+        if training:
+            voting.require_hope(self.state, self.document)
         chosen = self.strategy.participants(number, sites, self.state.site_scores()) if training else sites
         self.tell(
             {"event": "round", "round": number, "rounds": self.document.rounds, "step": str(step), "sites": chosen}
@@ -145,6 +147,8 @@ class Run:
         merged = (
             summing.aggregate(self, number, model, trained) if self.summed else self._aggregate(number, model, trained)
         )
+        if self.document.vote_share:
+            merged = voting.decided(self, number, model, merged, trained)
         self._close(number, merged, trained, started)
 
     def _close(self, number: int, merged: weights.Weights, trained: list[str], started: float) -> None:

@@ -94,6 +94,28 @@ class SiteFacts:
     last_seen: float
 
 
+@dataclass(frozen=True)
+class Candidate:
+    """A round's model before the vote on it. `base`, `candidate`: hex SHA-256; outcome: "", accepted, rejected."""
+
+    round: int
+    base: str
+    candidate: str
+    voters: tuple[str, ...]
+    outcome: str
+
+
+@dataclass(frozen=True)
+class Ballot:
+    """A site's vote: accept, reject, abstain; `statement`: as it was signed (aggregator_client.votes)."""
+
+    round: int
+    site: str
+    vote: str
+    reason: str
+    statement: bytes
+
+
 class RunState:
     """The state of one run. Open it read-only to look at a run while it goes on."""
 
@@ -236,6 +258,51 @@ class RunState:
                 return entry
         return SiteRound(number, site, "asked")
 
+    # -- votes on candidates ------------------------------------------------------------------------------------------
+
+    def open_candidate(self, number: int, base: str, candidate: str, voters: list[str]) -> None:
+        """Begin the vote. Raises StateError when another candidate of this round was voted on before."""
+        self._db.execute(
+            "INSERT OR IGNORE INTO candidates VALUES(?, ?, ?, ?, '')", (number, base, candidate, json.dumps(voters))
+        )
+        if (found := self.candidate(number)).candidate != candidate or list(found.voters) != voters:
+            raise StateError(
+                f"The vote of round {number} was begun on another candidate: sign a new version of the project."
+            )
+
+    def close_candidate(self, number: int, accepted: bool) -> None:
+        outcome = "accepted" if accepted else "rejected"
+        self._db.execute("UPDATE candidates SET outcome = ? WHERE round = ?", (outcome, number))
+
+    def put_ballot(self, number: int, site: str, vote: str, reason: str, statement: bytes) -> None:
+        self._db.execute(
+            "INSERT OR REPLACE INTO ballots VALUES(?, ?, ?, ?, ?)", (number, site, vote, reason, statement)
+        )
+
+    def candidates(self) -> list[Candidate]:
+        if not self._db.execute("SELECT count(*) FROM sqlite_master WHERE name = 'candidates'").fetchone()[0]:
+            return []  # a run of an earlier version, opened to look at it
+        rows = self._db.execute("SELECT * FROM candidates ORDER BY round")
+        return [Candidate(**{**dict(row), "voters": tuple(json.loads(row["voters"]))}) for row in rows]
+
+    def candidate(self, number: int) -> Candidate:
+        return next(one for one in self.candidates() if one.round == number)
+
+    def ballots(self, number: int) -> list[Ballot]:
+        rows = self._db.execute("SELECT * FROM ballots WHERE round = ? ORDER BY site", (number,))
+        return [Ballot(**dict(row)) for row in rows]
+
+    def bundle(self, number: int) -> bytes:
+        """The round's signed ballots, as they travel."""
+        return b"\n".join(bytes(one.statement) for one in self.ballots(number))
+
+    def lost_in_a_row(self) -> int:
+        """How many of the last candidates were voted down one after the other."""
+        lost = 0
+        for one in self.candidates():
+            lost = lost + 1 if one.outcome == "rejected" else 0 if one.outcome else lost
+        return lost
+
     # -- updates of the round under way -------------------------------------------------------------------------------
 
     def keep_update(self, number: int, site: str, message: Message) -> None:
@@ -268,4 +335,4 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-__all__ = ["RoundFacts", "RunFacts", "RunState", "SiteFacts", "SiteRound"]
+__all__ = ["Ballot", "Candidate", "RoundFacts", "RunFacts", "RunState", "SiteFacts", "SiteRound"]

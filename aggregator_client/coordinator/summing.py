@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from aggregator_client.coordinator.gathering import Gathering, Running
 from aggregator_client.coordinator.grouping import LEAST_GROUPS, bounded, groups, median
 from aggregator_client.coordinator.strategies import Update
+from aggregator_client.coordinator.voting import regrouped_size
 from aggregator_client.errors import TooFewSitesError
 from aggregator_client.messages import Message
 from aggregator_client.secagg.ring import LIMBS
@@ -36,8 +37,9 @@ def aggregate(run: Running, number: int, model: weights.Weights, trained: list[s
     """The next model from the sum of the `trained` sites' updates. Raises TooFewSitesError below the threshold."""
     terms = run.document.privacy.secure_aggregation
     folder = run.state.folder / "summing" / f"{number:04d}"
-    if terms.group_size:
-        vector, weight, sites = _grouped(run, number, model, trained, folder)
+    size = terms.group_size or regrouped_size(run, len([site for site in trained if site in terms.sites]))
+    if size:
+        vector, weight, sites = _grouped(run, number, model, trained, folder, size)
     else:
         total = _Sum(run, number, model, trained, folder).go()
         vector, weight, sites = total.mean(), total.weight, list(total.sites)
@@ -52,12 +54,12 @@ def aggregate(run: Running, number: int, model: weights.Weights, trained: list[s
 
 
 def _grouped(
-    run: Running, number: int, model: weights.Weights, trained: list[str], folder: Path
+    run: Running, number: int, model: weights.Weights, trained: list[str], folder: Path, size: int
 ) -> tuple[NDArray[np.float32], int, list[str]]:
     """(the median of the groups' means, samples, sites). A group below its threshold is left out while three remain."""
     terms, file = run.document.privacy.secure_aggregation, folder / "groups.json"
     if not file.exists():
-        drawn = groups([site for site in trained if site in terms.sites], terms.group_size, run.project.digest, number)
+        drawn = groups([site for site in trained if site in terms.sites], size, run.project.digest, number)
         folder.mkdir(parents=True, exist_ok=True)
         _write(file, json.dumps(drawn).encode())
     totals: list[Total] = []

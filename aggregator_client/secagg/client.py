@@ -47,6 +47,8 @@ class Charter:
     bits: Bits
     clip: float
     weight_cap: int
+    again: int = 0
+    """So often one model may be summed anew, each time after this site voted on what came of it."""
 
     def check(self, plan: Plan, me: str) -> None:
         """Raise RefusedError unless the plan keeps to the charter."""
@@ -109,7 +111,7 @@ class SecureClient:
         charter.check(self.plan, me)
         if self.plan.members[me] != signer.public_key().public_bytes_raw():
             raise RefusedError("The plan names another key for this site: it is not followed.")
-        self._plan_bytes, self._attempt = plan, journal.attempt(self.plan)
+        self._plan_bytes, self._attempt = plan, journal.attempt(self.plan, charter.again)
 
     @cached_property
     def _secrets(self) -> Secrets:

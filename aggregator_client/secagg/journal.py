@@ -3,9 +3,11 @@
     federation/secagg.db
       attempts(project, run, round, nonce, base, master, state)        state: open, agreed, ended, erased
       stages(attempt, stage, request, answer)
+      votes(project, run, round, base)                                 on the candidate that a round from this base led to
 
 An attempt at a round may be followed by another one as long as this site has agreed to no set of survivors in it: a site agrees
-once for one model. An opened sum has the agreement of more than two thirds of its sites, so those who agreed in one have agreed
+once for one model (and once more, in a later round, after each vote it cast on what came of it, as often as the project
+allows). An opened sum has the agreement of more than two thirds of its sites, so those who agreed in one have agreed
 in no other, and no combination of such sums leaves one site's update alone (the count is in docs/secure-aggregation.md).
 """
 
@@ -40,6 +42,15 @@ def m001_attempts(db: Any) -> None:
     )
 
 
+@migrations()
+def m002_votes(db: Any) -> None:
+    db.execute(
+        """CREATE TABLE votes(
+             project TEXT NOT NULL, run TEXT NOT NULL, round INTEGER NOT NULL, base TEXT NOT NULL,
+             PRIMARY KEY(project, run, round)) WITHOUT ROWID"""
+    )
+
+
 class Journal:
     """The journal of all rounds of a site. `attempt` opens one; raises StorageError of dicom_node when the disk fails."""
 
@@ -50,15 +61,22 @@ class Journal:
     def close(self) -> None:
         self._db.close()
 
-    def attempt(self, plan: Plan) -> Attempt:
-        """This plan's attempt, begun now or earlier. Raises RefusedError for a round passed or a base already used."""
+    def voted(self, project: str, run: str, number: int, base: str) -> None:
+        """This site cast its vote on what the round made of `base`."""
+        self._db.execute("INSERT OR REPLACE INTO votes VALUES(?, ?, ?, ?)", (project, run, number, base))
+
+    def attempt(self, plan: Plan, again: int = 0) -> Attempt:
+        """This plan's attempt, begun now or earlier. Raises RefusedError for a round passed or a base already used.
+
+        again: so many earlier rounds of the run may have used the base, if this site voted on what each of them led to.
+        """
         key = (plan.project, plan.run, plan.round, plan.nonce)
         with transaction(self._db) as db:
             found = db.execute(
                 "SELECT id FROM attempts WHERE project = ? AND run = ? AND round = ? AND nonce = ?", key
             ).fetchone()
             if found is None:
-                self._may_begin(db, plan)
+                self._may_begin(db, plan, again)
                 self._forget(db, "state IN ('open', 'agreed') AND project = ?", (plan.project,))
                 db.execute(
                     "INSERT INTO attempts(project, run, round, nonce, base, master, state) VALUES(?, ?, ?, ?, ?, ?, 'open')",
@@ -67,15 +85,21 @@ class Journal:
                 found = db.execute("SELECT last_insert_rowid() AS id").fetchone()
         return Attempt(self._db, int(found["id"]), self._forget)
 
-    def _may_begin(self, db: Any, plan: Plan) -> None:
+    def _may_begin(self, db: Any, plan: Plan, again: int) -> None:
         agreed = "state IN ('agreed', 'ended') OR (state = 'erased' AND id IN (SELECT attempt FROM stages WHERE stage = 'agree'))"
         passed = db.execute(
             f"SELECT 1 FROM attempts WHERE project = ? AND run = ? AND round >= ? AND ({agreed})",
             (plan.project, plan.run, plan.round),
         ).fetchone()
-        used = db.execute(
-            f"SELECT 1 FROM attempts WHERE project = ? AND base = ? AND ({agreed})", (plan.project, plan.base)
-        ).fetchone()
+        before = db.execute(
+            f"SELECT DISTINCT run, round FROM attempts WHERE project = ? AND base = ? AND ({agreed})",
+            (plan.project, plan.base),
+        ).fetchall()
+        voted = db.execute(
+            "SELECT run, round FROM votes WHERE project = ? AND run = ? AND base = ?",
+            (plan.project, plan.run, plan.base),
+        ).fetchall()
+        used = len(before) > again or not {tuple(row) for row in before} <= {tuple(row) for row in voted}
         if passed or used:
             what = (
                 f"round {plan.round} has been passed here"

@@ -50,7 +50,8 @@ def charter(document: ProjectDocument, digest: str) -> Charter:
     """What a hospital approves with a project of this digest."""
     terms = document.privacy.secure_aggregation
     fewest = terms.group_size or document.min_sites
-    return Charter(digest, terms.keys, fewest, terms.ring, terms.clip, terms.weight_cap)
+    again = document.privacy.vote.retries if document.vote_share else 0
+    return Charter(digest, terms.keys, fewest, terms.ring, terms.clip, terms.weight_cap, again)
 
 
 def change(given: weights.Weights, trained: weights.Weights) -> NDArray[np.float32]:

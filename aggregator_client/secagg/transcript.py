@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from aggregator_client.errors import MessageError, RefusedError, SignatureError
 from aggregator_client.secagg.ring import MAX_MEMBERS, Bits, Ring
 
-Kind = Literal["plan", "advert", "header", "masked", "agree", "reveal"]
+Kind = Literal["plan", "advert", "header", "masked", "agree", "reveal", "vote"]
 COORDINATOR = "coordinator"
 HASH = 32
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from aggregator_client import invitations, messages
+from aggregator_client import invitations, messages, votes
 from aggregator_client.cli.project import app
 from aggregator_client.coordinator import settings
 from aggregator_client.coordinator.server import Run
@@ -21,6 +21,7 @@ from aggregator_client.keys import node_keys
 from aggregator_client.messages import SUMMING, Message
 from aggregator_client.project import ProjectDraft, SignedProject, validated
 from aggregator_client.secagg import stages
+from aggregator_client.secagg.journal import Journal
 from aggregator_client.sheet import plain_words
 from aggregator_client.transport import LocalHub
 from dicom_node.audit import AuditLog
@@ -45,11 +46,12 @@ class Summing:
     """Four stand-in sites over a LocalHub that train at once and sum for real. `away`: (stage, site) that never answers."""
 
     def __init__(self, root, away=(), **changes):
-        self.root, self.away, self.sums = root, set(away), {}
+        self.root, self.away, self.sums, self.liars = root, set(away), {}, set()
         self.coordinator, self.keys = federation.keys_of(root, *SITES)
         terms = {"rounds": 2, "min_sites": 3, "deadline_s": 3.0, "privacy": privacy(self.keys)}
         self.project = federation.project(self.coordinator, **(terms | changes))
         self.hub, self.events = LocalHub(), []
+        self.start = stages.base_of(start_model())  # once: torch's seed is the process's, not the thread's
         for site in SITES:
             self.hub.register(site)
         self.sites = [
@@ -70,9 +72,12 @@ class Summing:
             made = stages.answer(node, self.project.document, context, request, head)
             self.sums.setdefault((context.kind, context.round), {})[site.name] = made
             return made
-        message = site.usual(context, request)
+        if context.kind == "vote":
+            return self.ballot(site, context, request)
+        message = self.usual(site, context, request)
         if context.kind != "train":
             return message
+        self.require_proven(context, request)
         name = f"{context.project_digest[:16]}-{request.header['run']}-{context.round:04d}-train"
         folder = storage.federation / "work" / name
         (folder / "out").mkdir(parents=True, exist_ok=True)
@@ -80,6 +85,40 @@ class Summing:
         weights.save(folder / "out" / "model.safetensors", weights.from_bytes(message.parts["model"]))
         (folder / "out" / "result.json").write_text(json.dumps({"samples": samples(site.name)}))
         return Message({**message.header, "samples": 0})
+
+    usual = staticmethod(federation.Site.usual)  # a test may put another training in its place
+
+    def ballot(self, site, context, request):
+        """As a node does; its held-out patients are stood in for by how far the candidate strays."""
+        name = f"{context.project_digest[:16]}-{request.header['run']}-{context.round:04d}-train"
+        given = weights.load(self.root / site.name / "work" / name / "given.safetensors")
+        candidate = weights.from_bytes(request.parts["model"])
+        strayed = max(float(np.abs(candidate[n] - v).max()) for n, v in given.items() if v.dtype.kind == "f")
+        reason = votes.judged({"auc": 0.75}, {"auc": 0.74 if strayed < 0.1 else 0.2}, "auc", 0.05)
+        if site.name in self.liars:
+            reason = "no worse" if reason == "worse" else "worse"
+        run, base = request.header["run"], stages.base_of(given)
+        facts = {"project": context.project_digest, "run": run, "round": context.round, "base": base}
+        with closing(Journal(self.root / site.name)) as journal:
+            journal.voted(*facts.values())
+        facts |= {"candidate": stages.base_of(candidate), "voters": request.header["roster"]}
+        head = {"v": messages.VERSION, "request": request.digest(), "run": run, "kind": "ballot"}
+        return Message(head, {"vote": votes.ballot(site.keys.signing, site.name, reason, **facts)})
+
+    def require_proven(self, context, request):
+        model, document = weights.from_bytes(request.parts["model"]), self.project.document
+        if not document.vote_share or "votes" not in request.parts:
+            assert not document.vote_share or stages.base_of(model) == self.start
+            return
+        votes.require_proven(
+            request.parts["votes"],
+            document.privacy.secure_aggregation.keys,
+            project=context.project_digest,
+            run=request.header["run"],
+            candidate=stages.base_of(model),
+            fewest=document.min_sites,
+            share=document.vote_share,
+        )
 
     def run(self):
         members = [federation.member(site, self.keys[site]) for site in SITES]
@@ -268,7 +307,11 @@ def test_real_hospitals_sum_over_flower_and_one_leaves_after_training(tmp_path):
             min_sites=3,
             deadline_s=240.0,
             local={"epochs": 1, "batch": 12, "lr": 3e-3},
-            privacy={"mode": "secure_aggregation", "secure_aggregation": {"sites": keys, "weight_cap": 100}},
+            privacy={
+                "mode": "secure_aggregation",
+                "secure_aggregation": {"sites": keys, "weight_cap": 100},
+                "vote": {"tolerance": 1.0},  # a few held-out patients each: their AUC jumps
+            },
         )
         world.file.write_bytes(world.project.file_bytes())
         world.folder = world.config.run_folder(world.project.digest)
@@ -306,6 +349,8 @@ def test_real_hospitals_sum_over_flower_and_one_leaves_after_training(tmp_path):
                 left = [r.facts for r in audit.records("egress")]
                 assert audit.verify().ok and all(f["privacy"]["mode"] == "secure_aggregation" for f in left)
                 if one is not east:
-                    assert [f["what"] for f in left] == ["update", *(f"{s}.answer" for s in SUMMING), "metrics"]
+                    whats = ["update", *(f"{s}.answer" for s in SUMMING), "ballot", "metrics"]
+                    assert [f["what"] for f in left] == whats
+                    assert [r.facts["vote"] for r in audit.records("round.voted")] == ["accept"]
     finally:
         world.close()
