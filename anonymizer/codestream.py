@@ -11,6 +11,8 @@ import re
 
 from anonymizer.errors import PixelError
 
+# what the usual encoders write of themselves, and nothing of anybody else
+_SOFTWARE = re.compile(rb"|(?:Created by OpenJPEG version|Kakadu-v?|JasPer Version|LEADTOOLS) ?[\d.]*")
 _BETWEEN_SCANS = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
 _BETWEEN_SCANS_LS = re.compile(rb"\xff[\x80-\xcf\xd8-\xfe]")
 
@@ -104,7 +106,7 @@ def _jpeg2000(stream: bytes) -> bytes | None:
             tile_end = pos + size if size else _last_tile_end(stream)
             if tile_end > len(stream):
                 tile_end = len(stream)
-        if code == b"\xff\x64" and stream[pos + 6 : pos + 2 + length].strip(b"\0"):
+        if code == b"\xff\x64" and not _SOFTWARE.fullmatch(stream[pos + 6 : pos + 2 + length].strip(b"\0")):
             out = out or bytearray(stream)
             out[pos + 6 : pos + 2 + length] = bytes(length - 4)
         pos += 2 + length

@@ -18,7 +18,7 @@ _CONTACTS = re.compile(
     r"|(?:https?|ftp|file)://\S+|www\.[\w\-]+\.\S+"
     rf"|(?<![\w@.])[a-z][\w\-]*(?:\.[a-z][\w\-]*)*\.(?:{_TLD})(?![\w\-])(?:/\S*)?|(?<![\w@.])[a-z][\w\-]+(?:\.[a-z][\w\-]+)+\.(?:{_COUNTRY})(?![\w\-])(?:/\S*)?"
     r"|(?:tel|phone|telephone|fax|mobile|cell|handy|telefon|telefono|pager|beeper|bleep|call|ph|ext|contact|whatsapp|sms|тел|電話|전화|电话)(?![a-z])\.?\s*(?:no\.?|nr\.?|number|at|#)?[:.]?\s*\+?[\d(][\d\s().\-/]{4,}\d"
-    r"|(?<![a-z])(?:pager|beeper|bleep|ext(?:ension)?)\.?\s*[:#]?\s*\d{3,}(?!\d)"
+    r"|(?<![a-z])(?:pager|beeper|bleep|ext(?:ension)?)\.?\s*[:#]?\s*\d(?:-?\d){2,}(?!\d)"
     r"|(?<![\d.])\+\d{1,3}[\s.\-]?\(?\d{1,4}\)?(?:[\s.\-]\d{2,4}){1,4}(?!\d)|(?<![\d.])\+\d{1,3}[\s.\-]?\(0\)\d{2,4}[\s\-/]\d{4,}(?!\d)"
     r"|(?<![\d.])(?:\+?1[\s.\-])?\(\d{2,5}\)\s?\d{3,4}[\s.\-]?\d{3,4}(?!\d)"
     r"|(?<![\d.])(?:1[\s.\-])?\d{3}[\s.\-]\d{3}[\s.\-]\d{4}(?!\d)"
@@ -58,7 +58,7 @@ _ADDRESS = re.compile(
     r"|\b(?:p\.?\s?o\.?\s?box|postfach|apartado)\s+\d+"
     rf"|(?<![a-z])(?:{_TWO_WORD_CITY})?[a-z][a-z.\-]+,?\s+(?:{_STATES})\.?,?\s+\d{{5}}(?:-\d{{4}})?(?!\d)"
     r"|(?<![a-z])(?:zip|plz|postcode|postal code|code postal|c\.p\.|codigo postal)\s?(?:code)?[:.]?\s?(?:\d{4,6}(?:-\d{3,4})?|[a-z]{1,2}\d[a-z\d]?\s?\d[a-z]{2})(?!\d)"
-    rf"|{_UK_POSTCODE}|(?<![a-z0-9])[abceghj-nprstvxy]\d[a-z]\s\d[a-z]\d(?![a-z0-9])|〒\s?\d{{3}}-?\d{{4}}"
+    rf"|{_UK_POSTCODE}|(?:(?<![a-z0-9])(?:[a-z][a-z\-]+[,\s]{{1,2}})?(?:ab|bc|mb|nb|nl|ns|nt|nu|on|pe|qc|sk|yt)[,\s]{{1,2}})?(?<![a-z0-9])[abceghj-nprstvxy]\d[a-z]\s\d[a-z]\d(?![a-z0-9])|〒\s?\d{{3}}-?\d{{4}}"
 )
 _NUMBERED = (
     r"(?:pt|pat(?:ient)?|hosp(?:ital)?|chart|file|record|folder|specimen|sample|path(?:ology)?|req(?:uisition)?|request|encounter|enc|episode|referral|invoice|"
@@ -71,6 +71,11 @@ _ID_CUE = re.compile(
     r"passport|serial(?: number| no)?|s/n|sn|dob|d\.o\.b\.|born(?: on)?|geb\.?(?:oren)?(?: am)?|nee? le|nato il|nacido|icn|csn|fin|fnr|user(?: ?name| ?id)?|login|insee|nir|num(?:ero)? (?:de )?secu(?:rite sociale)?|kenteken|kennzeichen|medicare|medicaid|nhi|cpf|dni|nif|nie|bsn|ahv|pesel|egn|inn|snils|снилс|полис|№|患者番号|登録番号|病历号|住院号|등록번호)"
     r"(?![^\W\d_])(?:\s+(?:is|was|of))?\s?[:#=.\-№]*\s{0,2}(?P<v>(?=[^\W\d_]{0,8}[\-/.]?\d|[^\W\d_]{1,3} \d)[^\W_](?:[^\W_]|[\-/. ](?=\d)|[\-/.](?=\w))+[^\W_](?:[ \-]\d{2,5})*)"
 )
+_NUMBERED_THING = re.compile(  # "old chart: 77-31-905", "specimen S22-18834"
+    r"(?<![a-z])(?:chart|file|record|folder|specimen|sample|accession|biopsy|pathology|locker|member|case|booking|referral|dossier|akte)\s?[:#]?\s?"
+    r"(?P<v>(?=(?:[a-z\-/.]*\d){5})[a-z]{0,4}\d[a-z\d]*(?:[\-/.][a-z\d]+)*)(?![\w%])"
+)
+_TERMINOLOGY = re.compile(r"(?:snomed(?:[ \-]?ct)?|sct|loinc|radlex|rid|omim|orpha(?:net)?|pmid|umls|icd(?:[ \-]?o?[ \-]?\d+)?|cpt|ops|fma)[\s:#]*$")
 _HASH = re.compile(
     r"(?<!series )(?<!image )(?<!slice )(?<!phase )(?<!recon )(?<!scan )#\s?(?=[a-z\-/]*\d)[a-z0-9][a-z0-9\-/]{3,}"
 )
@@ -101,8 +106,11 @@ def forms(folded: str) -> list[Span]:
     """Spans of everything recognised by form; an age over 89 becomes 90, all else goes."""
     spans: list[Span] = [(*m.span(), "") for m in _CONTACTS.finditer(folded)]
     if any(char.isdigit() for char in folded):
-        for pattern in (_ADDRESS, _ID_CUE, _HASH, _NUMBERS):
+        for pattern in (_ADDRESS, _ID_CUE, _HASH):
             spans += [(*m.span(), "") for m in pattern.finditer(folded)]
+        spans += [(*m.span("v"), "") for m in _NUMBERED_THING.finditer(folded)]
+        numbers = _NUMBERS.finditer(folded)
+        spans += [(*m.span(), "") for m in numbers if not _TERMINOLOGY.search(folded[max(0, m.start() - 16) : m.start()])]
         spans += [(*m.span(), "") for m in _UID.finditer(folded) if not m[0].startswith("1.2.840.10008.")]
     spans += [(*m.span(m.lastgroup or 0), "aged 90 or more" if m["g"] else "90") for m in _AGE.finditer(folded)]
     return spans

@@ -17,6 +17,7 @@ _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)?")
 _LONG_WORD = re.compile(r"(?<![^\W_])[^\W\d_]{5,}(?![^\W_])")
 _MIXED_WORD = re.compile(r"(?<![^\W_])(?=[a-z]*\d[a-z\d]*[a-z]|[a-z]{5,}\d)[a-z\d]{6,}(?![^\W_])")
 _LOOKALIKE = str.maketrans("01345", "oleas")
+_FLEETING_E = re.compile(r"[bcdfghjklmnprstvz]e[kcl]$")  # West Slavic surnames that lose it in other cases
 _QUANTITY = re.compile(r"[+\-]\d{1,7}|[+\-]?\d{1,4}\.\d{1,4}")  # a zone or a measure that stands in many places
 _TITLES = frozenset(
     {"dr", "md", "prof", "mr", "mrs", "ms", "miss", "jr", "sr", "ii", "iii", "iv", "rn", "rt", "phd"}
@@ -65,6 +66,7 @@ class Identity:
     raw: tuple[bytes, ...] = ()  # parts of names as their bytes stood, whatever character set was meant
     days: frozenset[str] = frozenset()  # YYYYMMDD of the object's own dates, to be known again when written short
     names: tuple[str, ...] = ()  # long parts of names, to be known again with a slip of the pen
+    everyday: frozenset[str] = frozenset()  # parts of names that are everyday words
 
     def spans(self, folded: str) -> list[tuple[int, int]]:
         """Where a folded text holds a token."""
@@ -133,6 +135,7 @@ class _Builder:
         self.verify: set[str] = set()
         self.spelled: set[str] = set()
         self.names: set[str] = set()
+        self.everyday: set[str] = set()
         self.raw: set[bytes] = set()
 
     def name(self, text: str) -> None:
@@ -177,6 +180,10 @@ class _Builder:
         pieces = [piece for w in words for piece in (w, *re.split(r"['’\-]", w)) if len(piece) > 2]
         parts = [s for w in pieces for s in spellings(w)]
         strong = {p for p in parts if len(p) >= 3 and p not in common_words() and p not in _NO_NAME}
+        self.everyday |= {p for p in parts if len(p) >= 3 and p in common_words() and p not in _NO_NAME}
+        for part in strong:
+            if len(part) >= 5 and _FLEETING_E.search(part):  # Dvořáček, of Dvořáčka
+                self.pairs.add(rf"{re.escape(part[:-2] + part[-1])}(?:a|u|i|y|em|om|ovi|owi|iem|ach|ami)")
         for part in strong:
             self.words.add(part)
             if (len(part) >= 4 or not part.isascii()) and part not in VENDORS:
@@ -255,6 +262,7 @@ class _Builder:
             tuple(sorted(self.raw)),
             days,
             tuple(sorted(self.names)),
+            frozenset(self.everyday),
         )
 
 

@@ -19,7 +19,7 @@ _LINK = "van|von|de|der|den|la|le|del|di|da|dos|do|du|bin|ibn|al|el|ter|ten|zu|z
 _NAME = r"[^\W\d_][^\W\d_'’\-]*(?:[\-'’][^\W\d_]+)*"
 _PERSON = rf"(?:[^\W\d_]\.?\s?){{0,2}}(?:(?:{_LINK})\s)*{_NAME}(?:(?:[\s^,&]{{1,3}}|/)(?:and\s|und\s|et\s|y\s)?(?:[^\W\d_]\.\s?)?(?:(?:{_LINK})\s)*{_NAME}){{0,3}}"
 _TITLE = re.compile(
-    rf"(?<![^\W_])(?P<t>drs?|doctor|doktor|prof|professor|mr|mrs|ms|miss|mister|herr|herrn|frau|mme|mlle|monsieur|madame|sr|sra|srta|sig|signora|dott|dottssa|dottore|doktorand|pr|dra|sister|father|rev|pani|pan|д-р|др|доктор|врач|профессор|проф|г-н|г-жа|медсестра|лаборант|рентгенолаборант|δρ|ιατρος|ד[\"״]ר|פרופ['׳]|دكتور|الدكتور|د|dr in)\.?\s+"
+    rf"(?<![^\W_])(?P<t>drs?|doctor|doktor|prof|professor|mr|mrs|ms|miss|mister|herr|herrn|frau|mme|mlle|monsieur|madame|sr|sra|srta|sig|signora|dott|dottssa|dottore|doktorand|pr|dra|sister|father|rev|pani|pan|д-р|др|доктор|врач|профессор|проф|г-н|г-жа|медсестра|лаборант|рентгенолаборант|δρ|ιατρος|ד[\"״]ר|פרופ['׳]|دكتور|الدكتور|د|dr in)(?:\.\s*|\s+|(?<=dr)-(?=[^\W\d_]{{5}}))"
     rf"(?:(?:med|dr|h\.c|priv|doz|oberarzt|rer|nat)\.?\s+)*(?P<n>{_PERSON})"
 )
 _VERBED = (
@@ -36,7 +36,7 @@ _LABEL = re.compile(
     rf"(?P<n>{_PERSON})"
 )
 _ROLE = re.compile(
-    rf"(?<![^\W_])(?:nurse|technologist|technician|tech|radiologist|sonographer|radiographer|physician|surgeon|resident|fellow|attending|consultant|operator|anesthetist|anaesthetist|rn|investigator|reader|gp|pcp|"
+    rf"(?<![^\W_])(?:nurse|technologist|technician|tech|radiologist|sonographer|radiographer|physician|surgeon|resident|fellow|attending|consultant|operator|anesthetist|anaesthetist|rn|investigator|reader|gp|pcp|physicist|dosimetrist|[a-z]{{3,}}(?:ologist|iatrist|therapist)|paramedic|midwife|phlebotomist|secretary|typist|interpreter|caregiver|roommate|fiancee?|grand(?:mother|father|son|daughter)|nephew|niece|cousin|"
     rf"mother|father|husband|wife|daughter|son|brother|sister|spouse|guardian|uncle|aunt|friend|partner|neighbou?r|patient|pt|patientin|paciente|пациент|пациентка|больной|больная)\.?[\s(]+(?:is\s|named\s|called\s)?(?P<n>{_PERSON})"
 )
 _CREDENTIAL = re.compile(
@@ -174,7 +174,9 @@ class Page:
                 continue
             if word[0] in _STOP:
                 break
-            if not accept(index if not found else index + 1, word[0], where):
+            if found and not word[0].isascii() and not _cased(word[0][0]) and "," in match[group][end - start : word.start()]:
+                break  # scripts without capitals write a name in one piece
+            if not accept(index if found else 0, word[0], where):
                 break
             if word[0] in eponyms() and used_as_eponym(self.folded, start + word.end()):
                 break
@@ -255,6 +257,8 @@ class Page:
         """Beside an initial: a word with a capital that nobody knows."""
         word, where = match[group], match.start(group)
         initial = match.start() if group == "n" else match.end() - 2
+        if group == "n" and not all(self._upper(at.start() + match.start()) for at in re.finditer(r"\w(?=\.)", match[0])):
+            return None  # "Z.n.", "V.a."
         if len(word) < 3 or not self.capital[where] or not self.capital[initial]:
             return None
         if word in vocabulary() and not (_listed(word) and word not in common_words() and word not in eponyms()):
@@ -322,6 +326,39 @@ class Page:
             if (first[0] and other[1]) or (first[1] and other[0]):
                 spans.append((one.start(), two.end()))
         return spans
+
+
+# names that are also words of findings and orders: only their place in a sentence tells which is meant
+_ALSO_CLINICAL = frozenset(
+    "april art august ball best black bird branch bright brown case chance cross crystal day english french frost gene german "
+    "glass golden good gray green gross hall hill holder hood horn hope hunter iris june key lance lane little long major mark max "
+    "may miles moss noble page pace pearl ray rose rush sharp short small snow stone strong summer sweet van violet wall "
+    "walls ward waters weeks west white will wood young".split()
+)
+
+
+def everyday_names(folded: str, capital: list[bool], own: frozenset[str]) -> list[Pair]:
+    """Where the patient's own name, an everyday word ("Price", "White"), is written as a name.
+
+    The whole text is the name; or the word has a capital, and, if findings use it too, stands alone so inside a sentence.
+    """
+    whole = folded.strip(" ^,.")
+    if whole in own:
+        return [(0, len(folded))]
+    found: list[Pair] = []
+    words = list(re.finditer(r"[^\W\d_]+", folded))
+    title = [capital[w.start()] and not all(capital[w.start() : w.end()]) for w in words]
+    for index, word in enumerate(words):
+        if word[0] not in own or not capital[word.start()] or not _listed(word[0]):
+            continue
+        if word[0] not in _ALSO_CLINICAL:
+            found.append(word.span())
+            continue
+        beside = title[max(0, index - 1) : index] + title[index + 1 : index + 2]
+        begins = index == 0 or re.search(r"[.!?:;\n]\s*$", folded[: word.start()]) is not None
+        if title[index] and not begins and not any(beside):
+            found.append(word.span())
+    return found
 
 
 def _listed(word: str) -> bool:

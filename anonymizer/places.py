@@ -11,7 +11,7 @@ from anonymizer.words import common_words, last_names, vocabulary
 _HEADS = (
     r"hospital|hosp|clinic|klinik|klinikum|krankenhaus|(?:regional |general |university )?medical (?:cent(?:er|re)|group|school)|university|universitat|universitatsklinikum|infirmary|"
     r"health(?:care)? (?:system|cent(?:er|re)|services|trust|network|partners)|healthcare|imaging(?: cent(?:er|re)| associates| services)?|(?:cancer|heart|eye|spine|breast|surgery|surgical|trauma|outpatient|diagnostic|radiology|stroke|women's) (?:cent(?:er|re)|institute|associates)|"
-    r"radiology(?: associates| partners| group| consultants)|orthopa?edics|oncology associates|institute|hospice|nursing home|foundation(?: trust)?|trust|memorial|general|szpital|sjukhus|sykehus|ziekenhuis|umc"
+    r"radiology(?: associates| partners| group| consultants)|orthopa?edics|oncology associates|institute|hospice|nursing home|foundation(?: trust)?|trust|memorial|(?:elementary |primary |middle |high |secondary |grammar |boarding )?school|(?:community )?college|academy|kindergarten|monastery|barracks|prison|penitentiary|general|szpital|sjukhus|sykehus|ziekenhuis|umc"
 )
 _PLACE = re.compile(
     rf"(?:[^\W\d_][^\W\d_.'’\-]*(?:['’\-][^\W\d_]+)*[.]?[\s\-]+){{1,4}}?(?P<head>{_HEADS})(?![^\W_])(?:\s+of\s+[^\W\d_]+(?:\s[^\W\d_]+)?)?"
@@ -25,7 +25,7 @@ _FAR_EAST = re.compile(
     r"[\u3400-\u9fff\u30a0-\u30ff]{1,8}(?:病院|医院|大学|医療センター|診療所|クリニック|医科|卫生院|诊所)|[\uac00-\ud7af]{1,8}(?:병원|의료원|대학교|의원)"
 )
 _RESIDENCE = re.compile(
-    r"(?<![^\W_])(?:lives? (?:in|at|near)|living (?:in|at)|resident of|resid(?:ing|es) (?:in|at)|hometown:?|born in|native of|travell?ed (?:from|to)|visiting from|transferred from|moved from|city|address|addr|wohnhaft in|wohnt in|из города|г\.)[:\s]+"
+    r"(?<![^\W_])(?:lives? (?:in|at|near)|living (?:in|at)|resident of|resid(?:ing|es) (?:in|at)|hometown:?|born in|native of|travell?ed (?:from|to)|visiting from|works (?:at|for|in)|employed (?:at|by)|employer:?|flown in from|transferred from|moved from|city|town|address|addr|wohnhaft in|wohnt in|из города|г\.)[:\s]+"
     r"(?P<own>[^\W\d_][^\W\d_'’\-]*(?:[\s\-][^\W\d_]+)?)"
 )
 _GENERIC = frozenset(
@@ -205,7 +205,7 @@ _HOLY = frozenset(
 _HOLY_HEADS = frozenset(["general", "memorial", "healthcare"])
 # kinds that are ordinary words: only a word nobody knows makes them an institution's name
 _WEAK = re.compile(
-    r"(?:imaging|general|memorial|trust|foundation|institute|orthopa?edics|healthcare|(?:cancer|heart|eye|spine|breast|surgery|surgical|trauma|outpatient|diagnostic|radiology|stroke) cent(?:er|re))$"
+    r"(?:imaging|general|memorial|(?:elementary |primary |middle |high |secondary |grammar |boarding )?school|(?:community )?college|academy|kindergarten|monastery|barracks|prison|penitentiary|trust|foundation|institute|orthopa?edics|healthcare|(?:cancer|heart|eye|spine|breast|surgery|surgical|trauma|outpatient|diagnostic|radiology|stroke) cent(?:er|re))$"
 )
 
 

@@ -14,7 +14,7 @@ from functools import cache, lru_cache
 
 from anonymizer.forms import Span, forms
 from anonymizer.identity import Identity, identity
-from anonymizer.persons import Page
+from anonymizer.persons import Page, everyday_names
 from anonymizer.places import places
 from anonymizer.shift import dates_read, shifted
 from anonymizer.words import fold
@@ -61,6 +61,8 @@ def _clean(text: str, identity: Identity, days: int | None, month_first: bool) -
     if origin is not None:
         capital = [capital[index] for index in origin]
     spans: list[Span] = [(start, end, "") for start, end in identity.spans(folded) + _written(text, identity, origin)]
+    if identity.everyday:
+        spans += [(start, end, "") for start, end in everyday_names(folded, capital, identity.everyday)]
     spans += _dates(folded, identity, days, month_first)
     spans += forms(folded)
     if _CODED.search(text) and origin is None:

@@ -184,6 +184,8 @@ class Values:
         return None if self.residual_in(raw) else KEEP
 
     def residual_in(self, raw: bytes) -> bool:
+        if stands_in(raw, self.identity):
+            return True
         lowered = raw.lower()
         for token in self.identity.verify:
             for codec in ("utf-8", "utf-16-le", "utf-16-be"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from functools import cache
+from functools import cache, lru_cache
 
 from anonymizer.tables import DATA
 
@@ -141,10 +141,37 @@ def eponyms() -> frozenset[str]:
     return _listed("eponyms.txt")
 
 
+# endings and beginnings of medicine's Greek and Latin, which no surname has; in English, German, and the Romance tongues
+_CLINICAL_FORM = re.compile(
+    r"[a-z]{3,}(?:itis|itides|itide|ektomie|ectom(?:y|ies|ia|ie)|[oe]stom(?:y|ie|ia)|otom(?:y|ie|ia)|plast(?:y|ie|ik|ia)|scop(?:y|ie|ia|ic)|skopie|"
+    r"gra(?:phy|phie|fia|fie)|pathy|pathie|patia|algi(?:a|e)|emia|amie|aemia|uria|urie|odem|oedem|oedema|ödem|cele|zele|lithiasis|litiaza|iasis|"
+    r"sclerosis|sklerose|stenose|stenosis|fibrose|nekrose|karzinom|carcinoma|sarkom|blastom(?:a)?|adenom(?:a)?|myom(?:a)?|angiom(?:a)?|lymphom|melanom|"
+    r"trophy|trophie|plasia|plasie|penia|penie|rrhag(?:e|ia|ie)|rrh(?:ea|oea|o)|megaly|megalie|ptosis|ectasis|ektasie|ectasia|embolie|fraktur(?:en)?|"
+    r"thorax|pnoea|pnea|cardia|kardie|lysis|lyse|desis|genic|genous|pleural|cranial|thoracic|lumbar|cervical|tomographie|therapie|therapy|"
+    r"schmerz(?:en)?|vorfall|erguss|entzundung|verdacht|zyste|tumoren?)$"
+    r"|(?:neuro|kardio|cardio|gastro|hepato|nephro|pneumo|broncho|osteo|arthro|chondro|myelo|angio|cholangio|choledoch|laparo|thorako|thoraco|spondylo|"
+    r"radio|hyper|hypo|peri|retro|intra|supra|infra|para|endo|trans|sub|mikro|makro|micro|macro)[a-z]{5,}(?:s|al|ar|ic|us|is|er|en|e|a|y|ed|isch|ell)$"
+    r"|(?:neuro|onko|kardio|gastro|nephro|pulmo|uro|gyn|derma|ortho|trauma|rheuma)$"
+)
+
+
+class _Vocabulary(frozenset[str]):
+    """Words as listed, and those that medicine forms as it goes."""
+
+    def __contains__(self, word: object) -> bool:
+        return frozenset.__contains__(self, word) or clinical_form(str(word))
+
+
+@lru_cache(maxsize=65536)
+def clinical_form(word: str) -> bool:
+    """Whether a folded word that no list knows is built like medicine's own ("Lungenödem", "sphincterotomy")."""
+    return _CLINICAL_FORM.match(word) is not None and word not in last_names() and word not in first_names()
+
+
 @cache
 def vocabulary() -> frozenset[str]:
     """Clinical and everyday words in lower case: what is in here is not taken for a name unless a cue says so."""
-    return _listed("english.txt") | common_words() | eponyms() | _listed("trade.txt")
+    return _Vocabulary(_listed("english.txt") | common_words() | eponyms() | _listed("trade.txt"))
 
 
 @cache
