@@ -75,7 +75,9 @@ _NUMBERED_THING = re.compile(  # "old chart: 77-31-905", "specimen S22-18834"
     r"(?<![a-z])(?:chart|file|record|folder|specimen|sample|accession|biopsy|pathology|locker|member|case|booking|referral|dossier|akte)\s?[:#]?\s?"
     r"(?P<v>(?=(?:[a-z\-/.]*\d){5})[a-z]{0,4}\d[a-z\d]*(?:[\-/.][a-z\d]+)*)(?![\w%])"
 )
-_TERMINOLOGY = re.compile(r"(?:snomed(?:[ \-]?ct)?|sct|loinc|radlex|rid|omim|orpha(?:net)?|pmid|umls|icd(?:[ \-]?o?[ \-]?\d+)?|cpt|ops|fma)[\s:#]*$")
+_TERMINOLOGY = re.compile(
+    r"(?:snomed(?:[ \-]?ct)?|sct|loinc|radlex|rid|omim|orpha(?:net)?|pmid|umls|icd(?:[ \-]?o?[ \-]?\d+)?|cpt|ops|fma)[\s:#]*$"
+)
 _HASH = re.compile(
     r"(?<!series )(?<!image )(?<!slice )(?<!phase )(?<!recon )(?<!scan )#\s?(?=[a-z\-/]*\d)[a-z0-9][a-z0-9\-/]{3,}"
 )
@@ -110,7 +112,9 @@ def forms(folded: str) -> list[Span]:
             spans += [(*m.span(), "") for m in pattern.finditer(folded)]
         spans += [(*m.span("v"), "") for m in _NUMBERED_THING.finditer(folded)]
         numbers = _NUMBERS.finditer(folded)
-        spans += [(*m.span(), "") for m in numbers if not _TERMINOLOGY.search(folded[max(0, m.start() - 16) : m.start()])]
+        spans += [
+            (*m.span(), "") for m in numbers if not _TERMINOLOGY.search(folded[max(0, m.start() - 16) : m.start()])
+        ]
         spans += [(*m.span(), "") for m in _UID.finditer(folded) if not m[0].startswith("1.2.840.10008.")]
     spans += [(*m.span(m.lastgroup or 0), "aged 90 or more" if m["g"] else "90") for m in _AGE.finditer(folded)]
     return spans

@@ -174,7 +174,12 @@ class Page:
                 continue
             if word[0] in _STOP:
                 break
-            if found and not word[0].isascii() and not _cased(word[0][0]) and "," in match[group][end - start : word.start()]:
+            if (
+                found
+                and not word[0].isascii()
+                and not _cased(word[0][0])
+                and "," in match[group][end - start : word.start()]
+            ):
                 break  # scripts without capitals write a name in one piece
             if not accept(index if found else 0, word[0], where):
                 break
@@ -257,7 +262,9 @@ class Page:
         """Beside an initial: a word with a capital that nobody knows."""
         word, where = match[group], match.start(group)
         initial = match.start() if group == "n" else match.end() - 2
-        if group == "n" and not all(self._upper(at.start() + match.start()) for at in re.finditer(r"\w(?=\.)", match[0])):
+        if group == "n" and not all(
+            self._upper(at.start() + match.start()) for at in re.finditer(r"\w(?=\.)", match[0])
+        ):
             return None  # "Z.n.", "V.a."
         if len(word) < 3 or not self.capital[where] or not self.capital[initial]:
             return None
@@ -326,39 +333,6 @@ class Page:
             if (first[0] and other[1]) or (first[1] and other[0]):
                 spans.append((one.start(), two.end()))
         return spans
-
-
-# names that are also words of findings and orders: only their place in a sentence tells which is meant
-_ALSO_CLINICAL = frozenset(
-    "april art august ball best black bird branch bright brown case chance cross crystal day english french frost gene german "
-    "glass golden good gray green gross hall hill holder hood horn hope hunter iris june key lance lane little long major mark max "
-    "may miles moss noble page pace pearl ray rose rush sharp short small snow stone strong summer sweet van violet wall "
-    "walls ward waters weeks west white will wood young".split()
-)
-
-
-def everyday_names(folded: str, capital: list[bool], own: frozenset[str]) -> list[Pair]:
-    """Where the patient's own name, an everyday word ("Price", "White"), is written as a name.
-
-    The whole text is the name; or the word has a capital, and, if findings use it too, stands alone so inside a sentence.
-    """
-    whole = folded.strip(" ^,.")
-    if whole in own:
-        return [(0, len(folded))]
-    found: list[Pair] = []
-    words = list(re.finditer(r"[^\W\d_]+", folded))
-    title = [capital[w.start()] and not all(capital[w.start() : w.end()]) for w in words]
-    for index, word in enumerate(words):
-        if word[0] not in own or not capital[word.start()] or not _listed(word[0]):
-            continue
-        if word[0] not in _ALSO_CLINICAL:
-            found.append(word.span())
-            continue
-        beside = title[max(0, index - 1) : index] + title[index + 1 : index + 2]
-        begins = index == 0 or re.search(r"[.!?:;\n]\s*$", folded[: word.start()]) is not None
-        if title[index] and not begins and not any(beside):
-            found.append(word.span())
-    return found
 
 
 def _listed(word: str) -> bool:

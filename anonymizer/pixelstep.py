@@ -28,10 +28,19 @@ def clean_picture(data: bytes) -> tuple[bytes | None, str]:
         return None, outcome.reason or "its picture cannot be cleaned"
     if outcome.status != "redacted":
         return data, ""
-    return _read_again(ds)
+    cleaned, reason = _read_again(ds)
+    frames = int(ds.get("NumberOfFrames") or 1)
+    if cleaned is None and 1 < frames <= _EACH_FRAME:  # letters that differ from frame to frame blur in a projection
+        if clean_pixels(ds, force=True, each_frame=True).status == "failed":
+            return None, reason
+        return _read_again(ds, each_frame=True)
+    return cleaned, reason
 
 
-def _read_again(ds: Dataset) -> tuple[bytes | None, str]:
+_EACH_FRAME = 200  # frames; more of them would take longer than a file may
+
+
+def _read_again(ds: Dataset, each_frame: bool = False) -> tuple[bytes | None, str]:
     """The covered object as bytes, when nothing can be read in what was written; else the reason to withhold it."""
     import pydicom
 
@@ -40,7 +49,7 @@ def _read_again(ds: Dataset) -> tuple[bytes | None, str]:
     out = io.BytesIO()
     ds.save_as(out, enforce_file_format=False)
     try:
-        readable = still_readable(pydicom.dcmread(io.BytesIO(out.getvalue()), force=True))
+        readable = still_readable(pydicom.dcmread(io.BytesIO(out.getvalue()), force=True), each_frame=each_frame)
     except PixelError:
         readable = True
     return (None, "text is still found in its picture after covering it") if readable else (out.getvalue(), "")

@@ -12,9 +12,10 @@ import unicodedata
 from collections.abc import Iterator
 from functools import cache, lru_cache
 
+from anonymizer.everyday import everyday_names
 from anonymizer.forms import Span, forms
 from anonymizer.identity import Identity, identity
-from anonymizer.persons import Page, everyday_names
+from anonymizer.persons import Page
 from anonymizer.places import places
 from anonymizer.shift import dates_read, shifted
 from anonymizer.words import fold

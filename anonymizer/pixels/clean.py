@@ -17,7 +17,7 @@ from pydicom.dataset import Dataset
 
 from anonymizer.errors import PixelError
 from anonymizer.pixels.benign import can_identify, is_readable
-from anonymizer.pixels.frames import calmed, carries, evened, picture, projections
+from anonymizer.pixels.frames import calmed, carries, evened, picture, projections, standing_out
 from anonymizer.pixels.ocr import TextRegion, find_text, read_region
 from anonymizer.pixels.redact import frame_count, frames, redact, with_full_chroma
 
@@ -47,6 +47,7 @@ TEXT_LIKELY = frozenset(
     | {"DOC", "LS", "TG", "BI", "EC", "DM", "DG"}
 )
 PASSES = 6
+MOST_ALONE = 8  # frames that stand out are looked at one by one, no more of them than this
 # Objects whose "pixels" are numbers, not a picture a person looks at.
 _NO_PICTURE = frozenset(["SEG", "RTDOSE", "RTSTRUCT", "RTPLAN", "PR", "KO", "SR", "REG", "RWV"])
 
@@ -88,17 +89,18 @@ def needs_look(ds: Dataset) -> bool:
     return str(ds.get("BurnedInAnnotation", "")).upper() == "YES"
 
 
-def clean_pixels(ds: Dataset, *, force: bool = False) -> PixelOutcome:
+def clean_pixels(ds: Dataset, *, force: bool = False, each_frame: bool = False) -> PixelOutcome:
     """Cover burned-in text of ``ds`` (with file_meta) in place.
 
-    ``force`` looks even where no text is expected. A picture that cannot be decoded or encoded again, or in which text is
-    found without end, fails with the reason: the caller must then withhold the object.
+    ``force`` looks even where no text is expected; ``each_frame`` looks at every frame by itself, which takes its time, where
+    otherwise projections over the frames and those that stand out are looked at. A picture that cannot be decoded or encoded
+    again, or in which text is found without end, fails with the reason: the caller must then withhold the object.
     """
     if "PixelData" not in ds or not (force or needs_look(ds)):
         return PixelOutcome("skipped")
     try:
         with_full_chroma(ds)
-        found, spared = _search(ds)
+        found, spared = _search_each(ds, range(frame_count(ds))) if each_frame else _search(ds)
         if not found:
             return PixelOutcome("clean", spared=spared)
         by_frame: dict[int, list[TextRegion]] = {}
@@ -116,7 +118,7 @@ def clean_pixels(ds: Dataset, *, force: bool = False) -> PixelOutcome:
 def _search(ds: Dataset) -> tuple[list[tuple[TextRegion, list[int]]], int]:
     """Identifying regions with the frame indices that carry them, and how many other marks were spared."""
     count = frame_count(ds)
-    views: Iterable[NDArray[np.generic]] = (next(frames(ds)),) if count == 1 else projections(frames(ds))
+    views = (next(frames(ds)),) if count == 1 else projections(frames(ds))
     found: list[tuple[TextRegion, list[int]]] = []
     spared = 0
     for view in views:
@@ -129,12 +131,29 @@ def _search(ds: Dataset) -> tuple[list[tuple[TextRegion, list[int]]], int]:
                 where = _readers(ds, region, where)
             if where:
                 found.append((region, where))
+    if count > 2:
+        alone, more = _search_each(ds, standing_out(frames(ds), *views)[:MOST_ALONE])
+        found, spared = found + alone, spared + more
     return found, spared
 
 
-def still_readable(ds: Dataset) -> bool:
+def _search_each(ds: Dataset, wanted: Iterable[int]) -> tuple[list[tuple[TextRegion, list[int]]], int]:
+    """As `_search`, for the ``wanted`` frames one by one."""
+    chosen = set(wanted)
+    found: list[tuple[TextRegion, list[int]]] = []
+    spared = 0
+    for index, frame in enumerate(frames(ds)) if chosen else ():
+        if index in chosen:
+            identifying, harmless = _search_view(_shown(ds, frame))
+            found += [(region, [index]) for region in identifying]
+            spared += harmless
+    return found, spared
+
+
+def still_readable(ds: Dataset, *, each_frame: bool = False) -> bool:
     """Whether words that may identify can still be read in the pixels, after they were covered."""
-    views = [next(frames(ds))] if frame_count(ds) == 1 else projections(frames(ds))
+    every = each_frame or frame_count(ds) == 1
+    views: Iterable[NDArray[np.generic]] = frames(ds) if every else projections(frames(ds))
     shown = (calmed(_shown(ds, view)) for view in views)
     return any(is_readable(region) for picture in shown for region in find_text(picture))
 
@@ -209,7 +228,8 @@ def _shown(ds: Dataset, frame: NDArray[np.generic]) -> NDArray[np.uint8]:
 def _carriers(ds: Dataset, region: TextRegion, view: NDArray[np.generic]) -> list[int]:
     crop = view[region.rows, region.columns]
     where = [i for i, f in enumerate(frames(ds)) if carries(f[region.rows, region.columns], crop, region.mask)]
-    return where or list(range(frame_count(ds)))
+    every = list(range(frame_count(ds)))
+    return where or _readers(ds, region, every) or every
 
 
 def _bounds(region: TextRegion, numbers: tuple[int, ...]) -> PixelRegion:

@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+ODD_CELLS = 60  # fewer cells make no readable word
+
 
 def picture(frame: NDArray[np.generic]) -> NDArray[np.uint8]:
     """uint8 [rows, columns] or [rows, columns, 3] from one frame of any integer depth.
@@ -54,6 +56,23 @@ def projections(frames: Iterable[NDArray[np.generic]]) -> tuple[NDArray[np.gener
         np.maximum(highest, frame, out=highest)
         np.minimum(lowest, frame, out=lowest)
     return highest, lowest
+
+
+def standing_out(
+    frames: Iterable[NDArray[np.generic]], highest: NDArray[np.generic], lowest: NDArray[np.generic]
+) -> list[int]:
+    """Frames that alone hold far more of the extreme cells than the others do: what is written on one frame only.
+
+    The noise of many frames together hides faint or small letters in the projections ``highest`` and ``lowest``.
+    """
+    low, high = float(lowest.min()), float(highest.max())
+    bright, dark = highest > low + 0.75 * (high - low), lowest < low + 0.25 * (high - low)
+    counts = np.array(
+        [[((f == highest) & bright).sum(), ((f == lowest) & dark).sum()] for f in frames], dtype=np.float64
+    )
+    usual = np.median(counts, axis=0)
+    spread = np.median(np.abs(counts - usual), axis=0)
+    return [int(i) for i in np.flatnonzero((counts > usual + 6 * spread + ODD_CELLS).any(axis=1))]
 
 
 def carries(frame: NDArray[np.generic], projected: NDArray[np.generic], mask: NDArray[np.bool_]) -> bool:

@@ -7,6 +7,7 @@ import io
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
+from pydicom import dcmread
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.pixels import get_decoder
@@ -22,6 +23,8 @@ from pydicom.uid import (
 
 from anonymizer.pixels import clean_pixels, needs_look
 from anonymizer.pixels.benign import is_benign
+from anonymizer.pixels.frames import projections, standing_out
+from anonymizer.pixelstep import clean_picture
 
 SIZE = 256
 NAME = "DOE JANE 1964"
@@ -158,6 +161,32 @@ def test_only_the_frames_that_carry_text_change() -> None:
     assert covered(frames[2], after[2], mask) > 0.99
     for index in (0, 1, 3, 4):
         assert np.array_equal(frames[index], after[index])
+
+
+def test_letters_that_the_noise_of_many_frames_hides_are_found_on_their_own_frame() -> None:
+    rng = np.random.default_rng(5)
+    frames = np.clip(rng.gamma(2.0, 26.0, (16, SIZE, SIZE)), 0, 252).astype(np.uint8)
+    mask = text_mask()
+    frames[9][mask] = 255
+    highest, lowest = projections(iter(frames))
+    assert standing_out(iter(frames), highest, lowest) == [9]
+    assert standing_out(iter(frames[:9]), *projections(iter(frames[:9]))) == []
+
+
+def test_letters_that_differ_from_frame_to_frame_are_covered_not_withheld() -> None:
+    words = ("WHITLOCK", "PEMBERTON", "12/03/1964", "OYELARAN")
+    frames = np.stack([background(i) for i in range(len(words))])
+    masks = [text_mask(word, (40 + 7 * i, 100 + 5 * i)) for i, word in enumerate(words)]
+    for frame, mask in zip(frames, masks, strict=True):
+        frame[mask] = 255
+    ds = image(frames)
+    stream = io.BytesIO()
+    ds.save_as(stream, enforce_file_format=True)
+    cleaned, reason = clean_picture(stream.getvalue())
+    assert cleaned is not None, reason
+    after = decoded(dcmread(io.BytesIO(cleaned)))
+    for before, now, mask in zip(frames, after, masks, strict=True):
+        assert covered(before, now, mask) > 0.97
 
 
 def test_pictures_without_text_and_harmless_marks_stay_bit_for_bit() -> None:

@@ -43,3 +43,21 @@ def test_an_ideographic_name_takes_no_neighbouring_text_with_it() -> None:
     status, after = deidentified("Yamada^Hanako=山田^花子", "肺炎の疑い 山田 再検査")
     assert status == "ok"
     assert "山田" not in after and "肺炎" in after
+
+
+@pytest.mark.parametrize(
+    ("name", "comment", "expected"),
+    [
+        ("Young^Grace", "Young", ""),
+        ("Young^Grace", "GTV Young, young adult", "GTV, young adult"),
+        ("Price^Will", "PRICE CT ABD", "CT ABD"),
+        ("Price^Will", "Will return. Price has cough", "Will return. has cough"),
+        ("White^Ann", "White Matter lesions, white spots", "White Matter lesions, white spots"),
+        ("White^Ann", "Head CT of White, long axis", "Head CT of, long axis"),
+        ("Dvořáček^Bohuslav", "p. Dvořáčka dg: cholelitiáza", "p. dg: cholelitiáza"),
+    ],
+)
+def test_the_patients_own_everyday_name_goes_where_it_is_written_as_a_name(
+    name: str, comment: str, expected: str
+) -> None:
+    assert deidentified(name, comment) == ("ok", expected)
