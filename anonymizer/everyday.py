@@ -16,6 +16,23 @@ _WORDS = """
 _ALSO_CLINICAL = frozenset(_WORDS.split())
 
 
+def short_names(folded: str, capital: list[bool], own: frozenset[str]) -> list[tuple[int, int]]:
+    """Where the patient's own name of two letters stands, written Like this: "Ng" is the patient, "NG tube" is none.
+
+    In capitals it is the name beside an initial only ("WU A").
+    """
+    words = [
+        w
+        for w in re.finditer(r"(?<![^\W_])([^\W\d_]{2})(?:['’]s)?(?![^\W\d_]|-)", folded)
+        if w[1] in own and capital[w.start()]
+    ]
+    return [
+        w.span()
+        for w in words
+        if not capital[w.start() + 1] or re.match(r",?\s[a-z]\.?(?:,|$)", folded[w.end() : w.end() + 5])
+    ]
+
+
 def everyday_names(folded: str, capital: list[bool], own: frozenset[str]) -> list[tuple[int, int]]:
     """Where the patient's own name, an everyday word ("Price", "White"), is written as a name.
 

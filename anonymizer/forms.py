@@ -14,7 +14,7 @@ _TLD = "com|org|net|edu|gov|mil|int|info|local|lan|internal|intra|health|med|cli
 _COUNTRY = "uk|de|fr|es|it|nl|be|ch|at|pl|ru|jp|kr|cn|tw|in|br|au|nz|ca|se|no|dk|fi|ie|pt|gr|cz|us|eu"
 _CONTACTS = re.compile(
     r"[\w.+\-]+@[\w\-]+(?:\.[\w\-]+)*"  # e-mail
-    r"|(?<![a-z])[\w.\-]+\s?(?:\(at\)|\[at\]|\sat\s)\s?[\w\-]+(?:\s?(?:\(dot\)|\[dot\]|\sdot\s|\.)\s?[\w\-]+)+|(?<![\w.])@[a-z][\w.]{3,}|\w+ dot \w+ at \w+ dot \w+"
+    r"|(?<![a-z])[\w.\-]+\s?(?:\(at\)|\[at\]|\sat\s)\s?[\w\-]+(?:(?:\s?(?:\(dot\)|\[dot\]|\sdot\s)\s?|\.)[\w\-]+)+|(?<![\w.])@[a-z][\w.]{3,}|\w+ dot \w+ at \w+ dot \w+"
     r"|(?:https?|ftp|file)://\S+|www\.[\w\-]+\.\S+"
     rf"|(?<![\w@.])[a-z][\w\-]*(?:\.[a-z][\w\-]*)*\.(?:{_TLD})(?![\w\-])(?:/\S*)?|(?<![\w@.])[a-z][\w\-]+(?:\.[a-z][\w\-]+)+\.(?:{_COUNTRY})(?![\w\-])(?:/\S*)?"
     r"|(?:tel|phone|telephone|fax|mobile|cell|handy|telefon|telefono|pager|beeper|bleep|call|ph|ext|contact|whatsapp|sms|тел|電話|전화|电话)(?![a-z])\.?\s*(?:no\.?|nr\.?|number|at|#)?[:.]?\s*\+?[\d(][\d\s().\-/]{4,}\d"
@@ -24,11 +24,12 @@ _CONTACTS = re.compile(
     r"|(?<![\d.])(?:1[\s.\-])?\d{3}[\s.\-]\d{3}[\s.\-]\d{4}(?!\d)"
     r"|(?<![\d.])0\d{1,4}[/\-\s]\d{3,4}[\s\-]?\d{3,5}(?!\d)|(?<![\d.])0\d(?:[\s.]\d\d){4}(?!\d)"
     r"|(?<![\d.])\d{3}-\d{4}(?:-\d{1,4})?(?!\d)"
+    r"|(?<![\d.])00\d{2}[\s\-]\d{2,5}[\s\-]\d{4,8}(?!\d)|(?<=\sat )x\s?\d{3,5}(?!\d)|(?<=\son )0\d{4}\s\d{5,6}(?!\d)"
     r"|(?<![\d.])\d{3}-\d{2}-\d{4}(?!\d)"  # social security
     r"|(?<![\d.])\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}(?![\d.])"  # IP address
     r"|(?<![0-9a-f])(?:[0-9a-f]{2}[:\-]){5}[0-9a-f]{2}(?![0-9a-f])"
     r"|(?<![\w:])(?=[0-9a-f:]*(?:::|[a-f]))(?:[0-9a-f]{0,4}:){3,7}[0-9a-f]{1,4}(?![\w:])"
-    r"|[a-z]:\\[^\s\"]+|\\\\[\w.\-]+\\[^\s\"]+|(?<![\w/])/(?:home|users|mnt|data|export|var|opt|srv|tmp|volumes)/[^\s\"]+"
+    r"|[a-z]:\\[^\s\"]+|\\{2,}[\w.\-]+\\+[^\s\"]+|(?<![\w/])/(?:home|users|mnt|data|export|var|opt|srv|tmp|volumes)/[^\s\"]+"
 )
 _UID = re.compile(r"(?<![\d.])[0-2](?:\.\d+){5,}(?![\d.])")
 _STATES = (
@@ -55,6 +56,10 @@ _ADDRESS = re.compile(
     r"|(?<![\w])\d{1,4}(?:\s?bis|\s?ter)?,?\s+(?:rue|avenue|av\.|boulevard|bd|chemin|impasse|allee|quai|route|cours)\s+(?:de |du |des |la |le |les |l'|d')*[\w'\-]+(?:,?\s*\d{5}\s+[a-z][\w\-]+)?"
     r"|(?<![a-z])(?:calle|c/|avda\.?|avenida|plaza|paseo|carretera|rua|viale|piazza|corso|ul\.|ulica|ул\.|улица|пр\.)\s*(?:de |del |la |las |los |di |della |dei |da |do |dos )*[\w'\-]+(?:\s[a-zа-я][\w'\-]+)?,?\s*(?:n\W{0,2}\s?|д\.\s?)?\d{1,4}[a-z]?(?:,?\s*(?:кв\.\s?\d+)?)?(?:,?\s*\d{4,5}(?:-\d{3})?\s+[a-z][\w\-]+)?"
     r"|(?<![a-z])via\s+(?:di |della |dei )?[a-z'\-]+(?:\s[a-z'\-]+)?,?\s*\d{1,4},?\s*\d{5}\s+[a-z][\w\-]+"
+    r"|(?<![\d.])\d{1,4}[a-z]?\s(?:[a-z'\-]{4,}\s){1,2}(?:row|mews|walk|rise|circle|cir|trail|trl|loop|quay|wharf|green|croft|hill|vale)(?=,)(?:,\s[a-z\-]{3,}(?=\s[a-z]{1,2}\d))?"
+    r"|(?<![a-z])(?:rural )?(?:route|rr)\s\d+\s?,?\s?box\s\d+(?:,\s[a-z][a-z\-]+)?"
+    r"|[一-龥]{1,4}[都道府県][一-龥]{1,6}[市区町村郡][一-龥ぁ-ヶ]{0,10}(?:\d[\d\-−丁目番地号]*)?|(?:[一-龥]{2,4}[省市]){0,2}[一-龥]{2,4}[区县][一-龥]{2,6}(?:路|街|巷|弄)\s?\d+号?"
+    r"|[가-힣]{2,6}(?:시|도)\s[가-힣]{1,5}(?:구|군|시)\s[가-힣\d]{1,8}(?:로|길|동)(?:\s?\d[\d\-]*)?"
     r"|\b(?:p\.?\s?o\.?\s?box|postfach|apartado)\s+\d+"
     rf"|(?<![a-z])(?:{_TWO_WORD_CITY})?[a-z][a-z.\-]+,?\s+(?:{_STATES})\.?,?\s+\d{{5}}(?:-\d{{4}})?(?!\d)"
     r"|(?<![a-z])(?:zip|plz|postcode|postal code|code postal|c\.p\.|codigo postal)\s?(?:code)?[:.]?\s?(?:\d{4,6}(?:-\d{3,4})?|[a-z]{1,2}\d[a-z\d]?\s?\d[a-z]{2})(?!\d)"
@@ -69,10 +74,10 @@ _ID_CUE = re.compile(
     rf"(?<![^\W\d_])(?:{_NUMBERED}[\s\-.]*(?:id|no|nr|num|number|nummer)(?![a-z])|mrn|m\.r\.n\.|medical record(?: number| no)?|pid|acc(?:ession)?|account|admission|"
     r"ssn|ssno|social security(?: number)?|nhs(?: number| no)?|insurance(?: id)?|policy|encounter|enc|visit(?: id)?|order(?: id)?|invoice|claim|id|no\.|nr\.|badge|license plate|licence plate|plate|license|licence|"
     r"passport|serial(?: number| no)?|s/n|sn|dob|d\.o\.b\.|born(?: on)?|geb\.?(?:oren)?(?: am)?|nee? le|nato il|nacido|icn|csn|fin|fnr|user(?: ?name| ?id)?|login|insee|nir|num(?:ero)? (?:de )?secu(?:rite sociale)?|kenteken|kennzeichen|medicare|medicaid|nhi|cpf|dni|nif|nie|bsn|ahv|pesel|egn|inn|snils|снилс|полис|№|患者番号|登録番号|病历号|住院号|등록번호)"
-    r"(?![^\W\d_])(?:\s+(?:is|was|of))?\s?[:#=.\-№]*\s{0,2}(?P<v>(?=[^\W\d_]{0,8}[\-/.]?\d|[^\W\d_]{1,3} \d)[^\W_](?:[^\W_]|[\-/. ](?=\d)|[\-/.](?=\w))+[^\W_](?:[ \-]\d{2,5})*)"
+    r"(?![^\W\d_])(?:\s+(?:is|was|of))?\s?[:#=.\-№]*\s{0,2}(?P<v>(?=[^\W\d_]{0,8}[\-/.]?\d|[^\W\d_]{1,3} \d)[^\W_](?:[^\W_]|[\-/. ](?=\d)|[\-.](?=\w)|/(?=[a-z]{0,4}\d))+[^\W_](?:[ \-]\d{2,5})*)"
 )
 _NUMBERED_THING = re.compile(  # "old chart: 77-31-905", "specimen S22-18834"
-    r"(?<![a-z])(?:chart|file|record|folder|specimen|sample|accession|biopsy|pathology|locker|member|case|booking|referral|dossier|akte)\s?[:#]?\s?"
+    r"(?<![a-z])(?:chart|file|record|folder|specimen|sample|lot|batch|accession|biopsy|pathology|locker|member|case|booking|referral|dossier|akte)\s?[:#]?\s?"
     r"(?P<v>(?=(?:[a-z\-/.]*\d){5})[a-z]{0,4}\d[a-z\d]*(?:[\-/.][a-z\d]+)*)(?![\w%])"
 )
 _TERMINOLOGY = re.compile(
@@ -88,6 +93,8 @@ _NUMBERS = re.compile(
     r"|(?<![a-z0-9])[1-9][a-z][a-z0-9]\d-?[a-z][a-z0-9]\d-?[a-z]{2}\d{2}(?![a-z0-9])"  # Medicare
     r"|(?<![a-z0-9])[a-z]{2}\s?\d{2}\s\d{2}\s\d{2}\s?[a-d](?![a-z0-9])"  # National Insurance
     r"|(?<![a-z0-9])(?=[a-z]*\d)(?=\d*[a-z])[a-hj-npr-z0-9]{17}(?![a-z0-9])"  # vehicle
+    r"|(?<![a-z0-9])[a-z]{6}\d\d[a-z]\d\d[a-z]\d{3}[a-z](?![a-z0-9])"  # codice fiscale
+    r"|(?<![\d.])\d{4}\s\d{4}\s\d{4}(?![\d.]|\s?(?:mm|x\b))"  # Aadhaar
     r"|(?<![a-z])(?:gps|latitude|coordinates?)[:\s]+-?\d{1,3}\.\d{2,},?\s*-?\d{1,3}\.\d{2,}"
     r"|(?<![a-z])(?<=by )[a-z]{3,}\d{1,4}(?![\w])"  # a login
     r"|(?<![a-z\d])[12378]\s\d\d\s(?:0[1-9]|1[0-2]|[2-9]\d)\s(?:\d\d|2[ab])\s\d{3}\s\d{3}(?:\s\d\d)?(?!\d)"  # INSEE

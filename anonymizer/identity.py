@@ -67,6 +67,7 @@ class Identity:
     days: frozenset[str] = frozenset()  # YYYYMMDD of the object's own dates, to be known again when written short
     names: tuple[str, ...] = ()  # long parts of names, to be known again with a slip of the pen
     everyday: frozenset[str] = frozenset()  # parts of names that are everyday words
+    short: frozenset[str] = frozenset()  # parts of names of two letters
 
     def spans(self, folded: str) -> list[tuple[int, int]]:
         """Where a folded text holds a token."""
@@ -114,9 +115,23 @@ def _whole_word(folded: str, match: re.Match[str]) -> tuple[int, int] | None:
     return None if folded[start:end] in vocabulary() else (start, end)
 
 
+def _stems(word: str) -> list[str]:
+    """A Russian or Ukrainian name without the ending that its other cases change ("Соколова", "Соколовой")."""
+    if len(word) < 6 or not "а" <= word[0] <= "я":
+        return []
+    return (
+        [word[:-2]]
+        if word[-2:] in ("ий", "ыи", "ои", "ая", "яя", "ый", "ой")
+        else [word[:-1]]
+        if word[-1] in "аяьйи"
+        else []
+    )
+
+
 def _name_parts(text: str) -> tuple[list[list[str]], list[str]]:
     """(component groups as lists of words, whole spellings) of a person name."""
     groups = []
+    text = "".join(c for c in unicodedata.normalize("NFC", text) if unicodedata.category(c) not in ("Mn", "Mc"))
     for group in re.split(r"[=\\]", text):
         words = [w for w in _WORD.findall(group.replace("^", " ")) if fold(w)[0] not in _TITLES]
         if words:
@@ -136,6 +151,7 @@ class _Builder:
         self.spelled: set[str] = set()
         self.names: set[str] = set()
         self.everyday: set[str] = set()
+        self.short: set[str] = set()
         self.raw: set[bytes] = set()
 
     def name(self, text: str) -> None:
@@ -181,6 +197,8 @@ class _Builder:
         parts = [s for w in pieces for s in spellings(w)]
         strong = {p for p in parts if len(p) >= 3 and p not in common_words() and p not in _NO_NAME}
         self.everyday |= {p for p in parts if len(p) >= 3 and p in common_words() and p not in _NO_NAME}
+        for stem in (s for part in strong for s in _stems(part)):
+            self.words.add(stem)
         for part in strong:
             if len(part) >= 5 and _FLEETING_E.search(part):  # Dvořáček, of Dvořáčka
                 self.pairs.add(rf"{re.escape(part[:-2] + part[-1])}(?:a|u|i|y|em|om|ovi|owi|iem|ach|ami)")
@@ -192,6 +210,7 @@ class _Builder:
                 self.names.add(part)
                 self.pairs.add(r"[\s.\-]{0,2}".join(part))  # s p e l t or bro ken
         plain = [fold(w)[0] for w in words]
+        self.short |= {p for p in plain if len(p) == 2 and p not in _NO_NAME | _TITLES}
         if len(plain) >= 2 and len(plain[0]) + len(plain[1]) >= 6 and not set(plain[:2]) <= _NO_NAME:
             one, two = plain[:2]
             self.verify.update((f"{one}^{two}", f"{one} {two}", f"{two} {one}", f"{one}, {two}", f"{one}_{two}"))
@@ -263,6 +282,7 @@ class _Builder:
             days,
             tuple(sorted(self.names)),
             frozenset(self.everyday),
+            frozenset(self.short),
         )
 
 

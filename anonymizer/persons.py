@@ -58,7 +58,7 @@ _INITIAL = re.compile(
 )
 _PREPOSED = re.compile(rf"(?<![^\W_])(?:by|with|per|to|for|from|via|attn|cc|mit|par|por)\s+(?P<n>{_PERSON})")
 _CARET = re.compile(rf"{_NAME}\^{_NAME}(?:\^[^\s,;]*)*")
-_KEPT = re.compile(r"sister mary joseph|st\.? jude|ann arbor|ivor lewis|argyll robertson|bence jones")
+_KEPT = re.compile(r"lou gehrig|sister mary joseph|st\.? jude|ann arbor|ivor lewis|argyll robertson|bence jones")
 _HAN = "[\u3040-\u30ff\u3400-\u9fff]"
 # characters that clinical words have and people's names do not
 _CLINICAL = "[炎癌瘤部胸腹頭头肺肝腎肾骨血症術术検查査影像線线造撮節节腫肿瘍疡痛熱热咳折後后前左右側侧性診诊断断見见無无常異异脳脑膵胆尿軟软増增影照射剤剂平扫掃強]"
@@ -181,6 +181,8 @@ class Page:
                 and "," in match[group][end - start : word.start()]
             ):
                 break  # scripts without capitals write a name in one piece
+            if found and len(word[0]) <= 4 and not self.shouting and all(self.capital[where : where + len(word[0])]):
+                break  # "Dr. Lee, MRI"
             if not accept(index if found else 0, word[0], where):
                 break
             if word[0] in eponyms() and used_as_eponym(self.folded, start + word.end()):
@@ -219,6 +221,8 @@ class Page:
 
         def accept(index: int, word: str, where: int) -> bool:
             if word in vocabulary():
+                if word in eponyms() and self._title_case(word, where):
+                    return True
                 return self._name(word, where, known=True) or (word not in common_words() and _listed(word))
             return True
 

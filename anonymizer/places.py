@@ -11,21 +11,24 @@ from anonymizer.words import common_words, last_names, vocabulary
 _HEADS = (
     r"hospital|hosp|clinic|klinik|klinikum|krankenhaus|(?:regional |general |university )?medical (?:cent(?:er|re)|group|school)|university|universitat|universitatsklinikum|infirmary|"
     r"health(?:care)? (?:system|cent(?:er|re)|services|trust|network|partners)|healthcare|imaging(?: cent(?:er|re)| associates| services)?|(?:cancer|heart|eye|spine|breast|surgery|surgical|trauma|outpatient|diagnostic|radiology|stroke|women's) (?:cent(?:er|re)|institute|associates)|"
-    r"radiology(?: associates| partners| group| consultants)|orthopa?edics|oncology associates|institute|hospice|nursing home|foundation(?: trust)?|trust|memorial|(?:elementary |primary |middle |high |secondary |grammar |boarding )?school|(?:community )?college|academy|kindergarten|monastery|barracks|prison|penitentiary|general|szpital|sjukhus|sykehus|ziekenhuis|umc"
+    r"(?:imaging|mri|oncology|emergency|pathology) (?:dept|department)|radiology(?: associates| partners| group| consultants| dept| department)|orthopa?edics|oncology associates|institute|hospice|nursing home|foundation(?: trust)?|trust|memorial|(?:elementary |primary |middle |high |secondary |grammar |boarding )?school|(?:community )?college|academy|kindergarten|monastery|barracks|(?:state |federal |county )?prison|penitentiary|general|szpital|[^\W\d_]*sjukhus(?:et)?|sykehus|ziekenhuis|umc"
 )
 _PLACE = re.compile(
     rf"(?:[^\W\d_][^\W\d_.'’\-]*(?:['’\-][^\W\d_]+)*[.]?[\s\-]+){{1,4}}?(?P<head>{_HEADS})(?![^\W_])(?:\s+of\s+[^\W\d_]+(?:\s[^\W\d_]+)?)?"
 )
 _NAMED_AFTER = re.compile(
-    r"(?<![^\W_])(?:hospital|clinic|klinikum|klinik|krankenhaus|university|univ\.?|universitat|universitatsklinikum|universitatsklinik|hopital|ospedale|policlinico|clinica|institute|chu|chru|centre hospitalier|szpital|kaiser(?: permanente)?|uniklinik|umc)\s+(?:of |de la |de |di |du |del |general |universitario |universitaire |am |im |the |st\.? |saint |san |santa |la |el |le )*"
+    r"(?<![^\W_])(?:hospital|clinic|klinikum|klinik|krankenhaus|university|univ\.?|universitat|universitatsklinikum|universitatsklinik|hopital|ospedale|policlinico|clinica|institute|chu|chru|centre hospitalier|szpital|kaiser(?: permanente)?|uniklinik|umc|va(?!\s(?:hosp|med|clinic))|vamc)\s+(?P<link>of |uniwersytecki |wojewodzki |miejski |kliniczny |de la |de |di |du |del |general |universitario |universitaire |am |im |the |st\.? |saint |san |santa |la |el |le )*"
     r"(?P<own>[^\W\d_][\w'’\-]+)"
     r"|(?<![^\W_])(?:[^\W\d_]+\s)?(?:больниц|поликлиник|госпитал|клиник|диспансер)[^\W\d_]*(?:\s(?:№\s?\d+|no?\s?\d+|им\.?\s[^\W\d_]+(?:\s[^\W\d_]+)?))+"
 )
 _FAR_EAST = re.compile(
     r"[\u3400-\u9fff\u30a0-\u30ff]{1,8}(?:病院|医院|大学|医療センター|診療所|クリニック|医科|卫生院|诊所)|[\uac00-\ud7af]{1,8}(?:병원|의료원|대학교|의원)"
 )
+_SAINT = re.compile(
+    r"(?<![^\W_])st\.?\s(?P<own>[^\W\d_]{4,}(?:['’]s)?)(?=\s(?:ed|er|icu|hosp|campus|ward|parish|church)(?![^\W_]))"
+)
 _RESIDENCE = re.compile(
-    r"(?<![^\W_])(?:lives? (?:in|at|near)|living (?:in|at)|resident of|resid(?:ing|es) (?:in|at)|hometown:?|born in|native of|travell?ed (?:from|to)|visiting from|works (?:at|for|in)|employed (?:at|by)|employer:?|flown in from|transferred from|moved from|city|town|address|addr|wohnhaft in|wohnt in|из города|г\.)[:\s]+"
+    r"(?<![^\W_])(?:lives? (?:in|at|near)|living (?:in|at)|resident of|resid(?:ing|es) (?:in|at)|hometown:?|born in|native of|travell?ed (?:from|to)|visiting from|works (?:at|for|in)|employed (?:at|by)|employer:?|flown in from|transferred from|(?:moved|came|emigrated|immigrated|returned|arrived|relocated|flew)(?: here| back| in)? from|grew up in|originally from|city|town|address|addr|wohnhaft in|wohnt in|из города|г\.)[:\s]+"
     r"(?P<own>[^\W\d_][^\W\d_'’\-]*(?:[\s\-][^\W\d_]+)?)"
 )
 _GENERIC = frozenset(
@@ -205,7 +208,7 @@ _HOLY = frozenset(
 _HOLY_HEADS = frozenset(["general", "memorial", "healthcare"])
 # kinds that are ordinary words: only a word nobody knows makes them an institution's name
 _WEAK = re.compile(
-    r"(?:imaging|general|memorial|(?:elementary |primary |middle |high |secondary |grammar |boarding )?school|(?:community )?college|academy|kindergarten|monastery|barracks|prison|penitentiary|trust|foundation|institute|orthopa?edics|healthcare|(?:cancer|heart|eye|spine|breast|surgery|surgical|trauma|outpatient|diagnostic|radiology|stroke) cent(?:er|re))$"
+    r"(?:imaging|general|memorial|(?:elementary |primary |middle |high |secondary |grammar |boarding )?school|(?:community )?college|academy|kindergarten|monastery|barracks|(?:state |federal |county )?prison|penitentiary|(?:imaging|mri|oncology|emergency|pathology|radiology) (?:dept|department)|trust|foundation|institute|orthopa?edics|healthcare|(?:cancer|heart|eye|spine|breast|surgery|surgical|trauma|outpatient|diagnostic|radiology|stroke) cent(?:er|re))$"
 )
 
 
@@ -216,6 +219,9 @@ def places(folded: str, capital: list[bool]) -> list[tuple[int, int]]:
         span = _own_name(match) if match.re is _PLACE else _named_after(match, capital)
         if span:
             spans.append(span)
+    for match in _SAINT.finditer(folded):
+        if capital[match.start("own")] and not capital[match.start("own") + 1]:
+            spans.append(match.span())
     for match in _RESIDENCE.finditer(folded):
         words = list(re.finditer(r"[^\W\d_]+", match["own"]))
         own = [
@@ -242,13 +248,26 @@ def places(folded: str, capital: list[bool]) -> list[tuple[int, int]]:
     return spans
 
 
+_NEXT_WORD = re.compile(r"\s([^\W\d_]{3,})(?![^\W_])")
+_ABROAD = re.compile(
+    "chu|chru|hopital|ospedale|policlinico|clinica|uni(?:versitats)?klinik|klinikum|szpital|centre hospitalier"
+)
+
+
 def _named_after(match: re.Match[str], capital: list[bool]) -> tuple[int, int] | None:
     """A kind and the name behind it ("Klinikum X", "Hospital of X"); None when an ordinary word follows."""
     if match["own"] is None:
         return match.span()
     own = match["own"]
-    if own in vocabulary() or own in _GENERIC or not (capital[match.start("own")] or not own.isascii()):
+    abroad = match["link"] is not None and _ABROAD.match(match[0]) is not None and not capital[match.start("own") + 1]
+    ordinary = not abroad and own in (common_words() if match[0].startswith("va") else vocabulary())
+    if ordinary or own in _GENERIC or not (capital[match.start("own")] or not own.isascii()):
         return None
+    if match[0].startswith("va") and (not capital[match.start() + 1] or capital[match.start("own") + 1]):
+        return None  # "VA Palo Alto", not "VA 20/40" nor "VA SCREEN"
+    more = _NEXT_WORD.match(match.string, match.end()) if match[0].startswith("va") else None
+    if more and capital[more.start(1)] and not capital[more.start(1) + 1] and more[1] not in common_words():
+        return match.start(), more.end()
     return match.span()
 
 

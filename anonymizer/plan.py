@@ -98,7 +98,7 @@ PERSONS = frozenset(
         0x00102297,
     ]
 )
-BIRTH_DATE, CODE_MEANING = 0x00100030, 0x00080104
+BIRTH_DATE, CODE_MEANING, PERSON_CODES = 0x00100030, 0x00080104, 0x00401101
 ICON, OVERLAY_GROUPS, CURVE_GROUPS = 0x00880200, 0x6000, 0x5000
 
 
@@ -175,6 +175,10 @@ class Planner:
         if tag == documents.DOCUMENT_LENGTH:
             return Step("remove", "X", "the document is replaced", "")
         dummied = parent == content.DUMMIED and rule is None and tag not in TERMS and tag != CODE_MEANING
+        if (
+            parent == PERSON_CODES and effective in TEXT and tag != 0x00080102
+        ):  # the designator of the scheme says of no one
+            return Step("dummy", "D", "codes a person", "name" if tag == CODE_MEANING else "id")
         if dummied and (effective in TEXT or effective in _STATED):
             return Step("dummy", "D", "stands in a sequence that Table E.1-1 replaces", source or "id")
         if parent > 0xFFFFFFFF and (tag in content.VALUES or tag == content.NUMERIC_VALUE):

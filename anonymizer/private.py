@@ -68,7 +68,7 @@ class PrivateBlocks:
     def _handler(self, vr: bytes, listed: bytes, plan: Planner) -> str:
         if vr == b"UN":
             vr = listed
-        if vr in BULK or listed in BULK or listed == b"UN":
+        if vr in BULK or (vr not in NUMBERS and (listed in BULK or listed == b"UN")):
             return "remove"
         if vr in TEXT or (listed in TEXT and vr not in NUMBERS):
             return "text"

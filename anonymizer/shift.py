@@ -9,6 +9,7 @@ from functools import cache
 
 from anonymizer.calendars import MONTH, MONTHS, ROMAN, SHORT_MONTH, SURE_MONTH, month_like
 from anonymizer.spoken import spoken_dates
+from anonymizer.words import fold
 
 _DA = re.compile(r"(\d{4})([.\-/]?)(\d{2})\2(\d{2})$")
 _DT = re.compile(r"(\d{4})(\d{2})?(\d{2})?(\d{0,6}(?:\.\d{1,6})?)([+-]\d{4})?$")
@@ -60,8 +61,9 @@ def is_tm(value: str) -> bool:
 
 _Y, _M, _D = r"(?P<y>(?:1[89]|20)\d\d)", r"(?P<m>0?[1-9]|1[0-2])", r"(?P<d>0?[1-9]|[12]\d|3[01])"
 _MM, _DD = r"(?P<m>0[1-9]|1[0-2])", r"(?P<d>0[1-9]|[12]\d|3[01])"
-_NO_SIZE = r"(?![\d.])(?!\s?(?:mm|cm|m\b|ml|x\b))"
-_THAI = "มกราคม|กุมภาพันธ์|มีนาคม|เมษายน|พฤษภาคม|มิถุนายน|กรกฎาคม|สิงหาคม|กันยายน|ตุลาคม|พฤศจิกายน|ธันวาคม"
+_NO_SIZE = r"(?!\d|\.\d)(?!\s?(?:mm|cm|m\b|ml|x\b))"
+_THAI_MONTHS = "มกราคม กุมภาพันธ์ มีนาคม เมษายน พฤษภาคม มิถุนายน กรกฎาคม สิงหาคม กันยายน ตุลาคม พฤศจิกายน ธันวาคม"
+_THAI = "|".join(fold(_THAI_MONTHS)[0].split())
 _CLOCK = r"(?P<t>\s\d{1,2}:\d\d(?::\d\d)?\s)"
 _WHEN = r"(?:on|dated?|since|from|prior|until|till|exam|visit|seen|scan(?:ned)?|lmp|am|vom|le|el|comp(?:arison)?)"
 # (regular expression, how to write the result; "" removes it); searched in folded text, "_" counting as a space
@@ -89,7 +91,7 @@ _FORMS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         ),
         (rf"(?<!\d){_Y}(?P<s>[.\-/]?\s?)(?P<b>{MONTH})\.?(?P<g>[\- /]?){_D}(?:st|nd|rd|th)?(?!\d)", "{y}{s}{b}{g}{d}"),
         (
-            rf"(?<![\d.]){_D}(?P<s>[-/. ]\s?|(?=[ivx]))(?P<r>{'|'.join(reversed(ROMAN))})(?P=s)(?:{_Y}|(?<![\dvx ])(?P<yy>\d\d))(?!\d)",
+            rf"(?<![\d.]){_D}(?P<s>[-/. ]\s?|(?=[ivx]))(?P<r>{'|'.join(reversed(ROMAN))})(?P=s)(?:{_Y}|(?<![\dvx ])(?P<yy>\d\d))(?![\da-z])",
             "{d}{s}{r}{s}{y}",
         ),
         (rf"(?<![a-z])(?P<b>{MONTH})\.?[ \-]?{_D}(?:st|nd|rd|th)?,?[ \-]{_Y}(?!\d)", "{b} {d}, {y}"),

@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Iterator
 from functools import cache, lru_cache
 
-from anonymizer.everyday import everyday_names
+from anonymizer.everyday import everyday_names, short_names
 from anonymizer.forms import Span, forms
 from anonymizer.identity import Identity, identity
 from anonymizer.persons import Page
@@ -64,6 +64,8 @@ def _clean(text: str, identity: Identity, days: int | None, month_first: bool) -
     spans: list[Span] = [(start, end, "") for start, end in identity.spans(folded) + _written(text, identity, origin)]
     if identity.everyday:
         spans += [(start, end, "") for start, end in everyday_names(folded, capital, identity.everyday)]
+    if identity.short:
+        spans += [(start, end, "") for start, end in short_names(folded, capital, identity.short)]
     spans += _dates(folded, identity, days, month_first)
     spans += forms(folded)
     if _CODED.search(text) and origin is None:
@@ -170,7 +172,7 @@ def _cut(text: str, spans: list[Span], origin: list[int] | None) -> str:
         if origin is not None:
             start, end = origin[start], origin[end - 1] + 1
             # a mark belongs to the letter before it, also one of the half-width kana
-            while end < len(text) and (unicodedata.category(text[end]) == "Mn" or text[end] in "ﾞﾟ"):
+            while end < len(text) and (unicodedata.category(text[end]) in ("Mn", "Mc") or text[end] in "ﾞﾟ"):
                 end += 1
         out.append(text[pos:start])
         out.append(new)

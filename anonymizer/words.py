@@ -37,7 +37,7 @@ VENDORS = frozenset(
     ]
 )  # makers whose names are no secret where a maker is to stand, whoever else bears them
 EPONYM_HEADS = (
-    "disease|syndrome|sign|lymphoma|cyst|palsy|fracture|tumou?r|sarcoma|phenomenon|contracture|hernia|node|nodes|deformity|"
+    "disease|syndrome|sign|level|lymphoma|cyst|palsy|fracture|tumou?r|sarcoma|phenomenon|contracture|hernia|node|nodes|deformity|"
     "malformation|test|manoeuvre|maneuver|score|scale|classification|grade|type|angle|line|lines|point|space|pouch|ligament|"
     "fascia|duct|gland|glands|catheter|drain|tube|procedure|operation|repair|chorea|dementia|dystrophy|encephalopathy|ataxia|"
     "thyroiditis|esophagus|oesophagus|diverticulum|anomaly|tetralogy|circle|ulcer|nodule|nodes|hump|effect|transform|filter|"
@@ -55,8 +55,10 @@ _PLAIN = {"ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "ı": "i", "æ
 
 def fold_char(char: str) -> str:
     """A character in lower case without accents, half and full width made equal, digits of any script as 0 to 9."""
-    if unicodedata.category(char) == "Cf":
-        return ""  # a soft hyphen, or a blank without width, inside a name
+    if unicodedata.category(char) in ("Cf", "Mc", "Mn"):
+        return (
+            ""  # a soft hyphen, or a blank without width, inside a name; a vowel sign, which is no letter of its word
+        )
     if char.isdecimal():
         return str(unicodedata.decimal(char))
     plain = "".join(c for c in unicodedata.normalize("NFKD", char) if not unicodedata.combining(c)).casefold()

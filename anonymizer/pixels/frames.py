@@ -66,7 +66,8 @@ def standing_out(
     The noise of many frames together hides faint or small letters in the projections ``highest`` and ``lowest``.
     """
     low, high = float(lowest.min()), float(highest.max())
-    bright, dark = highest > low + 0.75 * (high - low), lowest < low + 0.25 * (high - low)
+    bright = np.greater(highest, low + 0.75 * (high - low))
+    dark = np.less(lowest, low + 0.25 * (high - low))
     counts = np.array(
         [[((f == highest) & bright).sum(), ((f == lowest) & dark).sum()] for f in frames], dtype=np.float64
     )

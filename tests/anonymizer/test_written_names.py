@@ -54,6 +54,10 @@ def test_an_ideographic_name_takes_no_neighbouring_text_with_it() -> None:
         ("Price^Will", "Will return. Price has cough", "Will return. has cough"),
         ("White^Ann", "White Matter lesions, white spots", "White Matter lesions, white spots"),
         ("White^Ann", "Head CT of White, long axis", "Head CT of, long axis"),
+        ("Ng^Li", "NG tube in place, Ng seen, Li-RADS 3", "NG tube in place, seen, Li-RADS 3"),
+        ("Wu^An", "WU A, LUMBAR 2 VIEWS", "A, LUMBAR 2 VIEWS"),
+        ("Соколова^Екатерина", "Соколовой проведена МРТ; Екатерине лучше", "проведена МРТ; лучше"),
+        ("ศรีสุข^มาลี", "มาลี ศรีสุข กระดูกหัก", "กระดูกหัก"),
         ("Dvořáček^Bohuslav", "p. Dvořáčka dg: cholelitiáza", "p. dg: cholelitiáza"),
     ],
 )
