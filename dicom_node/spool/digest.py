@@ -7,9 +7,10 @@ are the same). The second costs four times the first and is not needed before th
 from __future__ import annotations
 
 import hashlib
-import zlib
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+
+from isal.isal_zlib import crc32
 
 from dicom_node.spool.segment import Buffer
 
@@ -35,7 +36,7 @@ class Digest:
 
     def update(self, piece: Buffer) -> None:
         """`piece` must not change until `settle` or `sha256` has returned."""
-        self.crc = zlib.crc32(piece, self.crc)
+        self.crc = crc32(piece, self.crc)
         self._held.append(piece)
         self._size += len(piece)
         if self._size >= _AT_MOST:

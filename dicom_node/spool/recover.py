@@ -8,10 +8,11 @@ from __future__ import annotations
 import mmap
 import sqlite3
 import time
-import zlib
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+
+from isal.isal_zlib import crc32
 
 from dicom_node.errors import StorageError
 from dicom_node.spool import part10
@@ -141,7 +142,7 @@ def _adopt_record(
     db: sqlite3.Connection, segment: str, mapped: mmap.mmap, record: RecordHeader, tally: Tally, report: RecoveryReport
 ) -> None:
     with memoryview(mapped)[record.offset : record.offset + record.length] as file:
-        if zlib.crc32(file[record.data_offset :]) != record.crc:
+        if crc32(file[record.data_offset :]) != record.crc:
             report.erased += 1  # purged on purpose, or torn by the crash before anybody was promised it
             return
         item = _describe(file, record)

@@ -18,11 +18,12 @@ import mmap
 import os
 import secrets
 import time
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from struct import Struct
+
+from isal.isal_zlib import crc32
 
 _HEADER = Struct("<8sIHHQdI28x64s")
 _BODY = Struct("<HHQdI28x64s")
@@ -54,7 +55,7 @@ class RecordHeader:
 
 def pack_header(length: int, data_offset: int, received_at: float, crc: int, source: str) -> bytes:
     body = _BODY.pack(data_offset, 0, length, received_at, crc, source.encode()[:64])
-    return MAGIC + zlib.crc32(body).to_bytes(4, "little") + body
+    return MAGIC + crc32(body).to_bytes(4, "little") + body
 
 
 def unpack_header(raw: bytes, at: int) -> RecordHeader | None:
@@ -62,7 +63,7 @@ def unpack_header(raw: bytes, at: int) -> RecordHeader | None:
     if (
         len(raw) < HEADER_SIZE
         or raw[:8] != MAGIC
-        or zlib.crc32(raw[12:HEADER_SIZE]) != int.from_bytes(raw[8:12], "little")
+        or crc32(raw[12:HEADER_SIZE]) != int.from_bytes(raw[8:12], "little")
     ):
         return None
     _, _, data_offset, _, length, received_at, crc, source = _HEADER.unpack_from(raw)
