@@ -2,8 +2,8 @@
 
 Ours answers after fsync; storescp never syncs and Orthanc leaves it to SQLite. The sender is an outside load driver
 (--load-driver), so that no side is measured by its own client. Rounds are interleaved and medians compared, since a shared
-machine drifts. Prints inst/s, the receiver's processor time per instance (user and system, of all its processes) and the ratios
-of the medians; with --json one object.
+machine drifts. Prints inst/s, the receiver's processor time per instance (user and system, of all its processes; until the last
+answer, and what ours still spends on SHA-256 afterwards) and the ratios of the medians; with --json one object.
 
     python benchmarks/ingest.py --json [--rounds 3] [--scenarios ct_1,ct_8,tiny_1,tiny_8,nagle_1] [--folder DIR]
 """
@@ -18,13 +18,14 @@ import re
 import shutil
 import signal
 import socket
+import sqlite3
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,9 @@ def ours(folder: Path, port: int) -> Iterator[Processes]:
     )
     argv = [sys.executable, "-m", "dicom_node.receiver", "--config", str(folder / "node.toml")]
     with running(argv, port) as one, running(argv, port) as other:
-        time.sleep(1.0)  # the second process has no port of its own to wait for
+        deadline = time.monotonic() + 60  # the second has no port of its own to wait for, but tells how it is doing
+        while len(list((folder / "run").glob("receiver-*.json"))) < 2 and time.monotonic() < deadline:
+            time.sleep(0.05)
         yield one, other
 
 
@@ -163,29 +166,35 @@ def send(driver: Path, port: int, scenario: Scenario) -> float:
         return float(json.loads(Path(report.name).read_text())["inst_per_s"])
 
 
-def measure(driver: Path, name: str, scenario: Scenario, parent: Path) -> tuple[float, float]:
-    """One receiver, fresh folder, one scenario: inst/s, and milliseconds of processor time an instance."""
+def measure(driver: Path, name: str, scenario: Scenario, parent: Path) -> tuple[float, float, float]:
+    """One receiver, fresh folder, one scenario: inst/s, and milliseconds of processor time an instance, until the last answer
+    and (ours: the SHA-256 of larger objects) after it."""
     folder = Path(tempfile.mkdtemp(prefix=f"ingest-{name}-", dir=parent))
     port = free_port()
     try:
         with RECEIVERS[name](folder, port) as processes:
             before = processor_seconds(processes)
             rate = send(driver, port, scenario)
-            used = processor_seconds(processes) - before
+            answered = processor_seconds(processes)
             if name == "fedpacs":
                 check_kept(folder, scenario.instances)
-            return rate, round(used * 1000 / scenario.instances, 3)
+            ended = processor_seconds(processes)
+            each = 1000 / scenario.instances
+            return rate, round((answered - before) * each, 3), round((ended - answered) * each, 3)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         os.sync()  # what one receiver left unwritten is not the next one's burden
 
 
-def check_kept(folder: Path, instances: int) -> None:
-    import sqlite3
-
-    db = sqlite3.connect(folder / "spool" / "spool.db")
-    kept = db.execute("SELECT count(*) FROM instances").fetchone()[0]
-    db.close()
+def check_kept(folder: Path, instances: int, seconds: float = 60) -> None:
+    """Every instance has its row, at once, and its SHA-256 soon."""
+    deadline = time.monotonic() + seconds
+    with closing(sqlite3.connect(folder / "spool" / "spool.db")) as db:
+        kept = db.execute("SELECT count(*) FROM instances").fetchone()[0]
+        while db.execute("SELECT count(*) FROM instances WHERE sha256=''").fetchone()[0]:
+            if time.monotonic() > deadline:
+                raise SystemExit(f"ingest: after {seconds:.0f} s some instances still have no SHA-256.")
+            time.sleep(0.05)
     if kept != instances:
         raise SystemExit(f"ingest: {instances} instances were acknowledged and {kept} are in the spool.")
 
@@ -253,6 +262,7 @@ def main() -> int:
     names = [n for n in arguments.receivers.split(",") if n not in binaries or shutil.which(binaries[n])]
     raw: Figures = {name: {} for name in names}
     cpu: Figures = {name: {} for name in names}
+    later: Figures = {name: {} for name in names}
     for number in range(arguments.rounds):
         for key in arguments.scenarios.split(","):
             base = SCENARIOS[key]
@@ -260,13 +270,15 @@ def main() -> int:
                 base.profile, max(1, int(base.instances * arguments.scale)), base.associations, base.nagle
             )
             for name in names[number % len(names) :] + names[: number % len(names)]:
-                rate, used = measure(arguments.load_driver, name, scenario, arguments.folder)
+                rate, used, after = measure(arguments.load_driver, name, scenario, arguments.folder)
                 raw[name].setdefault(key, []).append(rate)
                 cpu[name].setdefault(key, []).append(used)
+                later[name].setdefault(key, []).append(after)
                 print(f"round {number + 1} {key:8} {name:9} {rate:8.1f} inst/s {used:7.3f} ms CPU", file=sys.stderr)
     medians = middle(raw, 1)
     report = ratios(medians) | {
-        "medians": medians, "cpu_ms_per_instance": middle(cpu, 3), "raw": raw, "rounds": arguments.rounds,
+        "medians": medians, "cpu_ms_per_instance": middle(cpu, 3),
+        "cpu_ms_per_instance_after_the_answer": middle(later, 3), "raw": raw, "rounds": arguments.rounds,
         "machine": machine(), "versions": versions(),
     }  # fmt: skip
     if arguments.json:

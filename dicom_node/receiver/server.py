@@ -27,6 +27,7 @@ from dicom_node.receiver.tls import server_context
 from dicom_node.receiver.transfer import STATUS_OF, Refusal, Transfer
 
 _TICK_SECONDS = 0.5
+_REST_SECONDS, _SLICE_SECONDS = 0.1, 0.005  # so long nothing came: SHA-256 sums are computed, a slice at a time
 _CLOSING_SECONDS = 5.0
 _BACKLOG = 1024
 PDU_STALLS = 4  # a PDU may take this many stall time-outs in all, however steadily its bytes trickle in
@@ -50,7 +51,7 @@ class Server:
         self._associations: dict[int, Association] = {}
         self._again: set[int] = set()
         self._writing: set[int] = set()
-        self._stopping = False
+        self._stopping = self._resting = False
         self._next_tick = 0.0
         self._wake_r, self._wake_w = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._poll.register(self._wake_r, select.EPOLLIN)
@@ -89,7 +90,7 @@ class Server:
 
     def _round(self) -> None:
         service = self.service
-        events = self._poll.poll(0 if self._again else _TICK_SECONDS)
+        events = self._poll.poll(self._patience())
         service.now = time.monotonic()
         again, self._again = self._again, set()
         for fd, event in events:
@@ -109,8 +110,19 @@ class Server:
                 self._settle(association)
         while service.ready:
             self._commit()
+        self._resting = not events and not again
+        if self._resting and service.ingest.unhashed:
+            service.catch_up(_SLICE_SECONDS)
         if service.now >= self._next_tick:
             self._tick()
+
+    def _patience(self) -> float:
+        """Seconds to wait for something to do."""
+        if self._again:
+            return 0.0
+        if self.service.ingest.unhashed:
+            return 0.0 if self._resting else _REST_SECONDS
+        return _TICK_SECONDS
 
     def _read(self, association: Association) -> None:
         if association.on_readable():

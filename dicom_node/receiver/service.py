@@ -25,6 +25,7 @@ _BESIDE = 64 << 10  # a record's head and its padding
 _COUNT_SECONDS = 1.0
 _WATERMARK_SECONDS = 0.25
 _MOST_PEERS = 1000
+_CATCH_UP_AT_END = 5.0
 _HYSTERESIS = 1.02  # above the watermark by this much before objects are taken again, so that it does not flap
 
 
@@ -46,7 +47,7 @@ class Service:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.ingest = Ingest(settings.spool, synchronous="NORMAL", count_seconds=_COUNT_SECONDS)
+        self.ingest = Ingest(settings.spool, synchronous="NORMAL", count_seconds=_COUNT_SECONDS, hash_later=True)
         self.ready: list[tuple[Association, Transfer]] = []
         self.now = time.monotonic()
         self.slabs = SlabPool(settings.spill_bytes + _BESIDE)
@@ -60,6 +61,7 @@ class Service:
 
     def close(self) -> None:
         self.flush_counts()
+        self.catch_up(_CATCH_UP_AT_END)
         self.ingest.close()
         self.occupancy.close()
 
@@ -87,6 +89,17 @@ class Service:
                 self.refusing = low
                 log.warning("receiver.disk", refusing=low, free_mb=free >> 20, min_free_mb=self.settings.min_free_mb)
         return self.refusing
+
+    # -- digests ------------------------------------------------------------------------------------------------------
+
+    def catch_up(self, seconds: float) -> None:
+        """Compute SHA-256 sums that were left for later, for about `seconds` at most."""
+        until = time.monotonic() + seconds
+        try:
+            while self.ingest.unhashed and (left := until - time.monotonic()) > 0:
+                self.ingest.catch_up(left)
+        except StorageError as error:
+            log.warning("receiver.digests", error=str(error))
 
     # -- counters -----------------------------------------------------------------------------------------------------
 

@@ -1,7 +1,8 @@
 """SHA-256 and CRC-32 of a data set as it arrives; the SHA-256 of large ones on a thread of its own.
 
 The CRC goes into the record (it tells a torn record from a whole one), the SHA-256 into the index (it tells whether two objects
-are the same). The second costs four times the first and is not needed before the bytes are on the disk: let both happen at once.
+are the same). The second costs forty times the first and is not needed before the bytes are on the disk: let both happen at once,
+or leave it for later (`dicom_node.spool.unhashed`).
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ _thread = ThreadPoolExecutor(1, "sha256")
 class Digest:
     """Feed it with `update` in order, then `start`; `crc` is ready at once, `sha256()` waits where it must."""
 
-    __slots__ = ("_hash", "_held", "_pending", "_size", "crc")
+    __slots__ = ("_hash", "_held", "_pending", "_size", "begun", "crc")
 
     def __init__(self, pieces: Iterable[Buffer] = ()) -> None:
         self.crc = 0
+        self.begun = False  # whether anything was hashed yet
         self._hash = hashlib.sha256()
         self._held: list[Buffer] = []
         self._size = 0
@@ -45,7 +47,7 @@ class Digest:
     def start(self) -> None:
         """Hash what is held: a large piece of work on the thread, while the caller writes the bytes to the disk."""
         held, size = self._held, self._size
-        self._held, self._size = [], 0
+        self._held, self._size, self.begun = [], 0, True
         if self._pending is not None:
             self._pending.result()  # never more than one piece of work in waiting: memory stays bounded
             self._pending = None

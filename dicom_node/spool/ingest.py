@@ -24,6 +24,7 @@ from dicom_node.spool.digest import Digest
 from dicom_node.spool.header import Header
 from dicom_node.spool.segment import BLOCK, HEADER_SIZE, STAGE_BYTES, Buffer, SegmentWriter, StreamWriter, pack_header
 from dicom_node.spool.slab import Slab
+from dicom_node.spool.unhashed import PENDING, Place, Unhashed, settle
 
 
 class Outcome(StrEnum):
@@ -50,9 +51,7 @@ class Incoming:
     placed: LargeObject | None = None
     slab: Slab | None = None  # that the data set lies in, `data_at` bytes from its start: room for the record's head
     data_at: int = 0
-
-
-Place = tuple[str, int, int, int]  # segment, offset, length of the file, offset of the data set in it
+    later: bool = False  # its SHA-256 is computed after the answer
 
 
 def study_key(study_uid: str, patient_id: str) -> str:
@@ -72,7 +71,6 @@ _COUNT = """INSERT INTO counters(ae, name, value, last_at) VALUES(?,?,?,?)
     ON CONFLICT(ae, name) DO UPDATE SET value=value + excluded.value, last_at=excluded.last_at"""
 _FIND = "SELECT id, sha256, transfer_syntax FROM instances WHERE sop_uid=? AND state<>'purged' ORDER BY id"
 
-
 _CHECKPOINT_PAGES = 8000  # each checkpoint syncs twice: seldom on the hot path, though a long log slows readers
 _OVERHEAD = HEADER_SIZE + 1024 + BLOCK  # a record's header, Part 10 prefix and padding, generously
 
@@ -80,8 +78,13 @@ _OVERHEAD = HEADER_SIZE + 1024 + BLOCK  # a record's header, Part 10 prefix and 
 class Ingest:
     """The one way into the spool. One per process; not for threads."""
 
-    def __init__(self, root: Path, synchronous: str = "FULL", count_seconds: float = 0.0) -> None:
-        """With `count_seconds`, the per-AE counters are written at most that often (`flush_counts`), not with every group."""
+    def __init__(
+        self, root: Path, synchronous: str = "FULL", count_seconds: float = 0.0, hash_later: bool = False
+    ) -> None:
+        """With `count_seconds`, the per-AE counters are written at most that often (`flush_counts`), not with every group.
+
+        With `hash_later`, the SHA-256 of objects that lie in a slab is left to `catch_up`, which the caller has to call.
+        """
         self.root = root
         self._count_seconds = count_seconds
         self._counts: Counter[tuple[str, str]] = Counter()
@@ -91,6 +94,8 @@ class Ingest:
         if synchronous == "NORMAL":
             self.db.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")
         self.lock = WriteLock(root)
+        self._hash_later = hash_later
+        self.unhashed = Unhashed(self.segments)
         self._writer: SegmentWriter | None = None
         self._stage = mmap.mmap(-1, STAGE_BYTES)
 
@@ -111,7 +116,9 @@ class Ingest:
         start = None
         try:
             for item in batch:
-                item.digest.start()
+                item.later = self._may_wait(item)
+                if not item.later:
+                    item.digest.start()
             known = [self._known(item) for item in batch]
             size = sum(i.length + _OVERHEAD for i, k in zip(batch, known, strict=True) if not k and i.placed is None)
             writer = self._segment(size)
@@ -150,11 +157,25 @@ class Ingest:
         self._counted_at = now
         db.executemany(_COUNT, [(ae, name, value, now) for (ae, name), value in counts.items()])
 
+    # -- digests ------------------------------------------------------------------------------------------------------
+
+    def catch_up(self, seconds: float) -> None:
+        """Compute digests that were left for later, for about `seconds`. Raises StorageError."""
+        try:
+            self.unhashed.work(self.db, self.lock, seconds)
+        except (OSError, *DATABASE_ERRORS) as error:
+            raise StorageError(
+                f"The spool at {self.root} cannot compute the SHA-256 of what it holds ({told(error)}); check the disk."
+            ) from error
+
+    def _may_wait(self, item: Incoming) -> bool:
+        return self._hash_later and item.slab is not None and not item.digest.begun and self.unhashed.takes(item.length)
+
     # -- bytes --------------------------------------------------------------------------------------------------------
 
     def _known(self, item: Incoming) -> bool:
         """True when these very bytes are here already."""
-        rows = self.db.execute(_FIND, (item.header.sop_uid,)).fetchall()
+        rows = kept(self.db, self.segments, item.header.sop_uid)
         return bool(rows) and (item.digest.sha256(), item.transfer_syntax) in {(r[1], r[2]) for r in rows}
 
     def _write(
@@ -216,57 +237,81 @@ class Ingest:
         now: float,
     ) -> list[Outcome]:
         tally = Tally()
+        owed: list[tuple[int, Place]] = []
         with transaction(self.db, self.lock) as db:
-            outcomes = [self._row(db, item, place, tally) for item, place in zip(batch, places, strict=True)]
+            outcomes = [
+                record_row(db, self.segments, item, place, tally, owed)
+                for item, place in zip(batch, places, strict=True)
+            ]
             tally.write(db)
             counts = self._counts + tally.counters
             if now - self._counted_at >= self._count_seconds:
                 self._write_counts(db, counts, now)
                 counts = Counter()
         self._counts = counts
+        for row_id, place in owed:
+            self.unhashed.add(row_id, place)
         for item, outcome in zip(batch, outcomes, strict=True):
             if item.placed is not None:
                 item.placed.settle(outcome is not Outcome.DUPLICATE)
         return outcomes
 
-    @staticmethod
-    def _row(db: sqlite3.Connection, item: Incoming, place: Place | None, tally: Tally) -> Outcome:
-        header, digest = item.header, item.digest.sha256()
-        outcome, original = Outcome.STORED, None
-        if place is None:
+
+def kept(db: sqlite3.Connection, segments: Path, sop_uid: str) -> list[tuple[int, str, str]]:
+    """(id, SHA-256, transfer syntax) of whatever is here under a SOP Instance UID; digests still owed are computed now."""
+    rows = db.execute(_FIND, (sop_uid,)).fetchall()
+    return [
+        (row_id, settle(db, segments, row_id) if digest == PENDING else digest, syntax)
+        for row_id, digest, syntax in rows
+    ]
+
+
+def record_row(
+    db: sqlite3.Connection,
+    segments: Path,
+    item: Incoming,
+    place: Place | None,
+    tally: Tally,
+    owed: list[tuple[int, Place]] | None = None,
+) -> Outcome:
+    """Write the row of an instance that lies at `place` (None: it was known). In a transaction; tells in `owed` what it owes."""
+    header, original = item.header, None
+    if place is None:
+        tally.add(item, Outcome.DUPLICATE)
+        return Outcome.DUPLICATE
+    for row_id, sha256, transfer_syntax in kept(db, segments, header.sop_uid):
+        item.later = False
+        if sha256 == item.digest.sha256() and transfer_syntax == item.transfer_syntax:
             tally.add(item, Outcome.DUPLICATE)
             return Outcome.DUPLICATE
-        for row_id, sha256, transfer_syntax in db.execute(_FIND, (header.sop_uid,)):
-            if sha256 == digest and transfer_syntax == item.transfer_syntax:
-                tally.add(item, Outcome.DUPLICATE)
-                return Outcome.DUPLICATE
-            original = original or row_id
-            outcome = Outcome.CONFLICT
-        if item.reason:
-            outcome = Outcome.QUARANTINED
-        key = study_key(header.study_uid, header.patient_id) if header.study_uid else ""
-        state = "received" if outcome is Outcome.STORED else outcome.value
-        reason = item.reason or ("other bytes with this SOP Instance UID came first" if original else "")
-        db.execute(
-            _INSERT,
-            (
-                header.sop_uid,
-                key,
-                header.series_uid,
-                header.sop_class,
-                item.transfer_syntax,
-                header.modality,
-                *place,
-                digest,
-                item.source,
-                item.received_at,
-                original,
-                state,
-                reason,
-            ),
-        )
-        tally.add(item, outcome, key)
-        return outcome
+        original = original or row_id
+    outcome = Outcome.QUARANTINED if item.reason else Outcome.CONFLICT if original else Outcome.STORED
+    key = study_key(header.study_uid, header.patient_id) if header.study_uid else ""
+    state = "received" if outcome is Outcome.STORED else outcome.value
+    reason = item.reason or ("other bytes with this SOP Instance UID came first" if original else "")
+    digest = PENDING if item.later else item.digest.sha256()
+    row = db.execute(
+        _INSERT,
+        (
+            header.sop_uid,
+            key,
+            header.series_uid,
+            header.sop_class,
+            item.transfer_syntax,
+            header.modality,
+            *place,
+            digest,
+            item.source,
+            item.received_at,
+            original,
+            state,
+            reason,
+        ),
+    )
+    if item.later and owed is not None and row.lastrowid is not None:
+        owed.append((row.lastrowid, place))
+    tally.add(item, outcome, key)
+    return outcome
 
 
 def _place(writer: SegmentWriter, record: bytes, slab: Slab, length: int) -> Place:

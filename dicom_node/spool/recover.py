@@ -19,8 +19,9 @@ from dicom_node.spool import part10
 from dicom_node.spool.database import DATABASE_ERRORS, WriteLock, connect, prepare_folder, told, transaction
 from dicom_node.spool.digest import Digest
 from dicom_node.spool.header import DataSetError, Header, scan
-from dicom_node.spool.ingest import Incoming, Ingest, Outcome, Tally
+from dicom_node.spool.ingest import Incoming, Outcome, Tally, record_row
 from dicom_node.spool.segment import RecordHeader, abandoned, ends_empty, read_records
+from dicom_node.spool.unhashed import settle_segment
 
 MISSING_STUDY = "the data set names no Study or Series Instance UID"
 _LIST = "SELECT name FROM segments WHERE sealed=1"
@@ -117,12 +118,13 @@ def _adopt(root: Path, db: sqlite3.Connection, path: Path, report: RecoveryRepor
         return
     lock = WriteLock(root)
     try:
+        settle_segment(db, lock, root / "segments", path.name)
         with transaction(db, lock):
             tally = Tally()
             if records:
                 with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped:
                     for record in records:
-                        _adopt_record(db, path.name, mapped, record, tally, report)
+                        _adopt_record(db, root, path.name, mapped, record, tally, report)
             tally.write(db)
             _drop_reserve(path, max([start, *(r.offset + r.length for r in records)]))
             db.execute("INSERT OR REPLACE INTO segments(name, sealed) VALUES(?, 1)", (path.name,))
@@ -139,7 +141,13 @@ def _drop_reserve(path: Path, end: int) -> None:
 
 
 def _adopt_record(
-    db: sqlite3.Connection, segment: str, mapped: mmap.mmap, record: RecordHeader, tally: Tally, report: RecoveryReport
+    db: sqlite3.Connection,
+    root: Path,
+    segment: str,
+    mapped: mmap.mmap,
+    record: RecordHeader,
+    tally: Tally,
+    report: RecoveryReport,
 ) -> None:
     with memoryview(mapped)[record.offset : record.offset + record.length] as file:
         if crc32(file[record.data_offset :]) != record.crc:
@@ -147,7 +155,7 @@ def _adopt_record(
             return
         item = _describe(file, record)
     place = (segment, record.offset, record.length, record.data_offset)
-    outcome = Ingest._row(db, item, place, tally)
+    outcome = record_row(db, root / "segments", item, place, tally)
     if outcome is not Outcome.DUPLICATE:
         report.adopted += 1
 

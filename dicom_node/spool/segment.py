@@ -60,11 +60,7 @@ def pack_header(length: int, data_offset: int, received_at: float, crc: int, sou
 
 def unpack_header(raw: bytes, at: int) -> RecordHeader | None:
     """The header that stands at `at`, or None where there is none that is whole."""
-    if (
-        len(raw) < HEADER_SIZE
-        or raw[:8] != MAGIC
-        or crc32(raw[12:HEADER_SIZE]) != int.from_bytes(raw[8:12], "little")
-    ):
+    if len(raw) < HEADER_SIZE or raw[:8] != MAGIC or crc32(raw[12:HEADER_SIZE]) != int.from_bytes(raw[8:12], "little"):
         return None
     _, _, data_offset, _, length, received_at, crc, source = _HEADER.unpack_from(raw)
     text = source.rstrip(b"\0").decode("utf-8", "replace")

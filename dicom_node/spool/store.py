@@ -32,6 +32,7 @@ from dicom_node.spool.database import DATABASE_ERRORS, WriteLock, told, transact
 from dicom_node.spool.digest import Digest
 from dicom_node.spool.header import DataSetError, scan, valid_uid
 from dicom_node.spool.ingest import Incoming, Ingest
+from dicom_node.spool.unhashed import digest_at
 
 # What the archive told (IAN), or else the modality's steps in sum; NULL, and so never reached, while a step is open.
 _TOLD = (
@@ -44,7 +45,8 @@ STUDY_STATES = ("receiving", "complete", "deidentified", "excluded", "quarantine
 
 @dataclass(frozen=True, slots=True)
 class StoredInstance:
-    """A row of `instances`. `sha256` is of the data set, which starts `data_offset` bytes into the Part 10 file."""
+    """A row of `instances`. `sha256` is of the data set, which starts `data_offset` bytes into the Part 10 file; it is ''
+    until the receiver has time to compute it (`dicom_node.spool.unhashed`)."""
 
     id: int
     sop_uid: str
@@ -151,7 +153,8 @@ class Spool:
             raise StorageError(
                 f"Instance {row.id} cannot be read from {row.segment} ({error.strerror}); check the disk."
             ) from error
-        if hashlib.sha256(memoryview(data)[row.data_offset :]).hexdigest() != row.sha256:
+        wanted = row.sha256 or digest_at(self.root / "segments", (row.segment, row.offset, row.length, row.data_offset))
+        if hashlib.sha256(memoryview(data)[row.data_offset :]).hexdigest() != wanted:
             raise StorageError(f"Instance {row.id} in {row.segment} is damaged; receive it again, and check the disk.")
         return data
 
