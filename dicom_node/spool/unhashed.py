@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import sqlite3
 import time
 from collections import deque
@@ -23,6 +24,8 @@ from dicom_node.spool.segment import HEADER_SIZE, unpack_header
 PENDING = ""  # in place of the digest, until it is known
 DAMAGED = "damaged"  # no digest: equals that of no object, so a good copy is kept when it is sent again
 MOST_BYTES = 1 << 30  # beyond this much the digest is computed before the answer
+_LONGEST = 256 << 20  # far more than any object that is left for later
+_NAME = re.compile(r"[a-z0-9-]+\.seg\Z")
 _GROUP = 32
 
 log = structlog.get_logger("dicom_node.spool")
@@ -36,10 +39,16 @@ _OF_SEGMENT = (
 
 def digest_at(segments: Path, place: Place) -> str:
     """SHA-256 of the data set of a record, read back; DAMAGED where it is not what was received. Raises OSError."""
+    if not _possible(place):
+        log.error("spool.damaged", segment=str(place[0])[:80])
+        return DAMAGED
     name, offset, length, data_offset = place
     start = offset - HEADER_SIZE
-    with open(segments / name, "rb") as file:
-        raw = os.pread(file.fileno(), HEADER_SIZE + length, start)
+    try:
+        with open(segments / name, "rb") as file:
+            raw = os.pread(file.fileno(), HEADER_SIZE + length, start)
+    except FileNotFoundError:
+        raw = b""
     header = unpack_header(raw[:HEADER_SIZE], start)
     with memoryview(raw)[HEADER_SIZE + data_offset :] as data:
         if header is None or len(raw) != HEADER_SIZE + length or crc32(data) != header.crc:
@@ -48,14 +57,25 @@ def digest_at(segments: Path, place: Place) -> str:
         return hashlib.sha256(data).hexdigest()
 
 
+def _possible(place: Place) -> bool:
+    """Whether a row's place can be one at all: a damaged index may say anything."""
+    name, *numbers = place
+    if not (isinstance(name, str) and _NAME.match(name) and all(isinstance(number, int) for number in numbers)):
+        return False
+    offset, length, data_offset = numbers
+    return HEADER_SIZE <= offset < 1 << 62 and 0 <= data_offset <= length <= _LONGEST
+
+
 def settle(db: sqlite3.Connection, segments: Path, row_id: int) -> str:
     """The digest of one row, computed and written now when it is still owed. Raises OSError or a database error."""
-    digest, *place = db.execute(
+    row = db.execute(
         "SELECT sha256, segment, offset, length, data_offset FROM instances WHERE id=?", (row_id,)
     ).fetchone()
-    if digest != PENDING:
-        return str(digest)
-    digest = digest_at(segments, (place[0], place[1], place[2], place[3]))
+    if row is None:  # found by an index, yet not there
+        raise sqlite3.DatabaseError("database disk image is malformed")
+    if row[0] != PENDING:
+        return str(row[0])
+    digest = digest_at(segments, row[1:])
     db.execute(_SET, (digest, row_id))
     return digest
 
@@ -96,10 +116,7 @@ class Unhashed:
         while self._owed and len(found) < _GROUP:
             row_id, place = self._owed.popleft()
             self._bytes -= place[2]
-            try:
-                found.append((digest_at(self._segments, place), row_id))
-            except FileNotFoundError:
-                continue  # purged meanwhile
+            found.append((digest_at(self._segments, place), row_id))
             if time.monotonic() >= until:
                 break
         with transaction(db, lock):

@@ -155,3 +155,22 @@ def test_a_receiver_at_rest_pays_by_itself_and_one_that_stops_pays_first(
     assert one.stop() == [0]
     with one.spool() as spool:
         assert {uid: spool.find(uid)[0].sha256 for uid in images} == {u: sha256(d) for u, d in images.items()}
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        "UPDATE instances SET segment='no such.seg'",
+        "UPDATE instances SET segment=x'00ff'",
+        "UPDATE instances SET offset='elsewhere'",
+        "UPDATE instances SET offset=-5",
+        "UPDATE instances SET length=1 << 60",
+        "UPDATE instances SET data_offset=1 << 50",
+    ],
+)
+def test_a_row_that_points_nowhere_is_told_damaged_and_stops_nobody(ingest: Ingest, harm: str) -> None:
+    data = image("2.25.1")
+    ingest.commit([incoming("2.25.1", data)])
+    ingest.db.execute(harm)
+    assert ingest.commit([incoming("2.25.1", data)]) == [Outcome.CONFLICT]
+    assert digests(ingest) == {"2.25.1": [unhashed.DAMAGED, sha256(data)]}
