@@ -101,7 +101,11 @@ def _overview() -> Iterator[str]:
                 f"yes, {len(sop_classes.STORAGE_CLASSES)} SOP classes",
                 "`fedpacs node send`; results, queued until the PACS has them",
             ),
-            ("Storage Commitment Push Model", "yes, reported on the same or a new association", "no"),
+            (
+                "Storage Commitment Push Model",
+                "yes, reported on the same or a new association",
+                "`fedpacs node echo --commitment` asks whether it is offered; nothing is requested",
+            ),
             ("Modality Performed Procedure Step", "yes, for how many instances to expect", "no"),
             ("Instance Availability Notification", "yes, for how many instances to expect", "no"),
             ("Query/Retrieve, Study Root", "no", "`fedpacs node pull`: C-FIND, C-MOVE, C-GET"),

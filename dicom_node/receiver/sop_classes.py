@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Container, Iterable, Mapping, Sequence
 
 from pydicom.uid import UID_dictionary
@@ -45,6 +46,12 @@ def _storage_classes() -> frozenset[str]:
 
 
 STORAGE_CLASSES = _storage_classes()
+# The names of classes that are younger than pydicom's dictionary.
+_KEYWORDS = {
+    str(uid): keyword
+    for table in (sop_class._STORAGE_CLASSES, sop_class._NON_PATIENT_OBJECT_CLASSES)
+    for keyword, uid in table.items()
+}
 TRANSFER_SYNTAXES = frozenset(
     uid for uid, entry in UID_dictionary.items() if entry[1] == "Transfer Syntax" and uid not in _NOT_STORED
 ) | {GE_IMPLICIT_LE}
@@ -81,4 +88,9 @@ def negotiate(abstract: str, proposed: Sequence[str], private: Container[str] = 
 def name_of(uid: str) -> str:
     """The registered name of a UID, or the UID itself."""
     entry: Mapping[int, str] | None = UID_dictionary.get(uid)
-    return entry[0] if entry else uid
+    return entry[0] if entry else _spelt(_KEYWORDS.get(uid, uid))
+
+
+def _spelt(keyword: str) -> str:
+    """A keyword as words; abbreviations stay whole."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", keyword) if keyword.isalnum() else keyword

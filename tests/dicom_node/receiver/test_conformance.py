@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from dicom_node.conformance import statement
-from dicom_node.receiver import dimse, transfer
+from dicom_node.receiver import dimse, sop_classes, transfer
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -24,3 +24,10 @@ def test_every_status_a_transfer_can_end_with_is_documented() -> None:
     documented = {int(code, 16) for code in re.findall(r"`(0x[0-9A-F]{4})`", statement())}
     assert used <= documented
     assert used, "the names were found"
+
+
+def test_every_sop_class_is_listed_by_name() -> None:
+    classes = statement().partition("## 3 ")[2].partition("## 4 ")[0]
+    rows = re.findall(r"^\| (.+?) \| `([0-9.]+)` \|$", classes, re.MULTILINE)
+    assert {uid for _, uid in rows} == sop_classes.STORAGE_CLASSES | set(sop_classes.SERVICES)
+    assert [name for name, _ in rows if re.fullmatch(r"[0-9.]+", name)] == []

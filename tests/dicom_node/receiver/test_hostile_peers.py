@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import resource
 import socket
 import struct
 import time
@@ -296,8 +297,10 @@ def test_a_data_set_nested_very_deep_is_kept_as_it_is(target: Receiver) -> None:
 def test_a_flood_of_connections_and_slow_senders_starve_nobody(target: Receiver) -> None:
     before = target.descriptors()
     crowd = []
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(8192, hard), hard))
     try:
-        for n in range(900):
+        for n in range(3000):
             connection = socket.create_connection(("127.0.0.1", target.port), 10)
             crowd.append(connection)
             if n % 3 == 0:
@@ -311,10 +314,33 @@ def test_a_flood_of_connections_and_slow_senders_starve_nobody(target: Receiver)
     finally:
         for connection in crowd:
             connection.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     deadline = time.monotonic() + 10
     while target.descriptors() > before + 5 and time.monotonic() < deadline:
         time.sleep(0.1)
     assert target.descriptors() <= before + 5
+
+
+def test_a_pdu_that_trickles_in_byte_by_byte_does_not_hold_an_association_for_ever(
+    receiver: Callable[..., Receiver],
+) -> None:
+    one = receiver(stall_timeout_s=0.5)
+    with Raw(one.port, timeout=0.1) as raw:
+        raw.associate()
+        raw.send(struct.pack(">BxI", 4, 5000))
+        said, start = None, time.monotonic()
+        while said is None:
+            assert time.monotonic() - start < 20, "each byte came in time, the PDU never"
+            try:
+                raw.send(b"\0")
+                said = answer(raw)
+            except TimeoutError:
+                continue
+            except OSError:
+                said = CLOSED
+        assert said in (ABORTED, CLOSED)
+        assert time.monotonic() - start > 1, "a slow sender is given time"
+    assert echo(one.port) == 0
 
 
 def test_a_receiver_fed_with_mutated_associations_goes_on(target: Receiver) -> None:
