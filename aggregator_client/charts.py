@@ -41,7 +41,7 @@ def lines(
     strong: str,
     alt: str,
 ) -> str:
-    """One line per series over rounds; `strong` is drawn thick, `references` are dashed levels (value, colour)."""
+    """One line per series over rounds trained; `strong` is drawn thick, `references` are dashed levels (value, colour)."""
     width, height, left, right, top, bottom = 920, 360, 46, 190, 16, 44
     everything = [v for values in series.values() for v in values] + [value for value, _ in references.values()]
     low, high = _range(everything)
@@ -66,7 +66,7 @@ def lines(
     for point in points:
         if len(points) <= 16 or point % 5 == 0:
             out.append(_text(x(point), height - bottom + 18, str(point), "middle", "label"))
-    out.append(_text((left + width - right) / 2, height - 6, "round", "middle", "label"))
+    out.append(_text((left + width - right) / 2, height - 6, "rounds trained", "middle", "label"))
     return "".join([*out, "</svg>"])
 
 

@@ -18,7 +18,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from aggregator_client.coordinator import evidence, overview, settings
-from aggregator_client.coordinator.dashboard import runs
+from aggregator_client.coordinator.dashboard import curves, runs
 from aggregator_client.coordinator.dashboard.app import accounts_file, create_app, token_file
 from aggregator_client.coordinator.settings import CoordinatorConfig
 from dicom_node.accounts import Account, Accounts
@@ -233,3 +233,17 @@ def test_accounts_of_the_dashboard_are_made_on_the_command_line(config: Coordina
     with closing(Accounts(accounts_file(config))) as accounts:
         carl = accounts.session(accounts.log_in("Carl", "correct horse battery"))
     assert carl is not None and carl.may("coordinator") and not carl.may("admin")
+
+
+def test_a_round_s_figures_stand_at_the_model_they_are_of() -> None:
+    """A site measures the model that it is sent: round 1 tells of the untrained one, as "best round" counts too."""
+    table = [
+        {"site": site, "round": number, "metric": 0.5 + number / 10}
+        for number in (1, 2, 3)
+        for site in ("North", "South")
+    ]
+    across = re.findall(r">(\d+)</text>", curves.draw(table))
+    assert across == ["0", "1", "2"]
+    history = [{"round": number, "mean_metric": 0.5 + number / 10} for number in (1, 2, 3)]
+    run = {"project": "patterns", "digest": "a" * 64, "history": history}
+    assert re.findall(r">(\d+)</text>", curves.compare([run])) == across
