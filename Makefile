@@ -35,6 +35,7 @@ check: $(BIN)/pytest
 
 debian:
 	@sh scripts/debian-packages.sh $(DEBIAN)
+	@sh scripts/promtool.sh $(BIN)
 
 test: $(BIN)/pytest debian check
 	FEDPACS_FUZZ_SECONDS=$${FEDPACS_FUZZ_SECONDS:-60} $(BIN)/python -m pytest -n 3 --dist loadfile
