@@ -73,12 +73,12 @@ _NUMBERED = (
 _ID_CUE = re.compile(
     rf"(?<![^\W\d_])(?:{_NUMBERED}[\s\-.]*(?:id|no|nr|num|number|nummer)(?![a-z])|mrn|m\.r\.n\.|medical record(?: number| no)?|pid|acc(?:ession)?|account|admission|"
     r"ssn|ssno|social security(?: number)?|nhs(?: number| no)?|insurance(?: id)?|policy|encounter|enc|visit(?: id)?|order(?: id)?|invoice|claim|id|no\.|nr\.|badge|license plate|licence plate|plate|license|licence|"
-    r"passport|serial(?: number| no)?|s/n|sn|dob|d\.o\.b\.|born(?: on)?|geb\.?(?:oren)?(?: am)?|nee? le|nato il|nacido|icn|csn|fin|fnr|user(?: ?name| ?id)?|login|insee|nir|num(?:ero)? (?:de )?secu(?:rite sociale)?|kenteken|kennzeichen|medicare|medicaid|nhi|cpf|dni|nif|nie|bsn|ahv|pesel|egn|inn|snils|снилс|полис|№|患者番号|登録番号|病历号|住院号|등록번호)"
+    r"passport|serial(?: number| no)?|s/n|sn|dob|d\.o\.b\.|born(?: on)?|geb\.?(?:oren)?(?: am)?|nee? le|nato il|nacido|icn|csn|fin|hcn|ohip|kvnr|unit (?:no|nr|number)|fnr|user(?: ?name| ?id)?|login|insee|nir|num(?:ero)? (?:de )?secu(?:rite sociale)?|kenteken|kennzeichen|medicare|medicaid|nhi|cpf|dni|nif|nie|bsn|ahv|pesel|egn|inn|snils|снилс|полис|№|患者番号|登録番号|病历号|住院号|등록번호)"
     r"(?![^\W\d_])(?:\s+(?:is|was|of))?\s?[:#=.\-№]*\s{0,2}(?P<v>(?=[^\W\d_]{0,8}[\-/.]?\d|[^\W\d_]{1,3} \d)[^\W_](?:[^\W_]|[\-/. ](?=\d)|[\-.](?=\w)|/(?=[a-z]{0,4}\d))+[^\W_](?:[ \-]\d{2,5})*)"
 )
 _NUMBERED_THING = re.compile(  # "old chart: 77-31-905", "specimen S22-18834"
     r"(?<![a-z])(?:chart|file|record|folder|specimen|sample|lot|batch|accession|biopsy|pathology|locker|member|case|booking|referral|dossier|akte)\s?[:#]?\s?"
-    r"(?P<v>(?=(?:[a-z\-/.]*\d){5})[a-z]{0,4}\d[a-z\d]*(?:[\-/.][a-z\d]+)*)(?![\w%])"
+    r"(?P<v>(?=(?:[a-z\-/.]*\d){5}|[a-z]{1,4}-\d{3})[a-z]{0,4}-?\d[a-z\d]*(?:[\-/.][a-z\d]+)*)(?![\w%])"
 )
 _TERMINOLOGY = re.compile(
     r"(?:snomed(?:[ \-]?ct)?|sct|loinc|radlex|rid|omim|orpha(?:net)?|pmid|umls|icd(?:[ \-]?o?[ \-]?\d+)?|cpt|ops|fma)[\s:#]*$"

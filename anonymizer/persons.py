@@ -36,7 +36,7 @@ _LABEL = re.compile(
     rf"(?P<n>{_PERSON})"
 )
 _ROLE = re.compile(
-    rf"(?<![^\W_])(?:nurse|technologist|technician|tech|radiologist|sonographer|radiographer|physician|surgeon|resident|fellow|attending|consultant|operator|anesthetist|anaesthetist|rn|investigator|reader|gp|pcp|physicist|dosimetrist|[a-z]{{3,}}(?:ologist|iatrist|therapist)|paramedic|midwife|phlebotomist|secretary|typist|interpreter|caregiver|roommate|fiancee?|grand(?:mother|father|son|daughter)|nephew|niece|cousin|"
+    rf"(?<![^\W_])(?:nurse|technologist|technician|tech|radiologist|sonographer|radiographer|physician|surgeon|resident|fellow|attending|consultant|operator|anesthetist|anaesthetist|rn|investigator|reader|gp|pcp|physicist|dosimetrist|[a-z]{{3,}}(?:ologist|iatrist|therapist)|paramedic|midwife|phlebotomist|secretary|typist|interpreter|caregiver|roommate|fiancee?|grand(?:mother|father|son|daughter)|student|trainee|registrar|nephew|niece|cousin|"
     rf"mother|father|husband|wife|daughter|son|brother|sister|spouse|guardian|uncle|aunt|friend|partner|neighbou?r|patient|pt|patientin|paciente|пациент|пациентка|больной|больная)\.?[\s(]+(?:is\s|named\s|called\s)?(?P<n>{_PERSON})"
 )
 _CREDENTIAL = re.compile(
@@ -258,6 +258,8 @@ class Page:
             acts = match.re is _ACTS
             if word in vocabulary():
                 return acts and word in eponyms() and _listed(word) and self._title_case(word, where)
+            if match[0].startswith("by ") and len(word) >= 6 and word[1:] in last_names():
+                return True  # a login
             return self._surname(word, where) or (acts and self._title_case(word, where) and len(word) >= 4)
 
         return self._run(match, group, accept)

@@ -17,18 +17,22 @@ _PLACE = re.compile(
     rf"(?:[^\W\d_][^\W\d_.'’\-]*(?:['’\-][^\W\d_]+)*[.]?[\s\-]+){{1,4}}?(?P<head>{_HEADS})(?![^\W_])(?:\s+of\s+[^\W\d_]+(?:\s[^\W\d_]+)?)?"
 )
 _NAMED_AFTER = re.compile(
-    r"(?<![^\W_])(?:hospital|clinic|klinikum|klinik|krankenhaus|university|univ\.?|universitat|universitatsklinikum|universitatsklinik|hopital|ospedale|policlinico|clinica|institute|chu|chru|centre hospitalier|szpital|kaiser(?: permanente)?|uniklinik|umc|va(?!\s(?:hosp|med|clinic))|vamc)\s+(?P<link>of |uniwersytecki |wojewodzki |miejski |kliniczny |de la |de |di |du |del |general |universitario |universitaire |am |im |the |st\.? |saint |san |santa |la |el |le )*"
+    r"(?<![^\W_])(?:hospital|clinic|klinikum|klinik|krankenhaus|university|univ\.?|universitat|universitatsklinikum|universitatsklinik|hopital|ospedale|policlinico|clinica|institute|chu|chru|centre hospitalier|szpital|kaiser(?: permanente)?|uniklinik|umc|va(?!\s(?:hosp|med|clinic))|vamc)\s+(?P<link>of |uniwersytecki |wojewodzki |miejski |kliniczny |de la |de |di |du |del |general |universitario |universitaire |am |im |the |st\.? |saint |san |santa |la |las |los |el |le )*"
     r"(?P<own>[^\W\d_][\w'’\-]+)"
     r"|(?<![^\W_])(?:[^\W\d_]+\s)?(?:больниц|поликлиник|госпитал|клиник|диспансер)[^\W\d_]*(?:\s(?:№\s?\d+|no?\s?\d+|им\.?\s[^\W\d_]+(?:\s[^\W\d_]+)?))+"
 )
 _FAR_EAST = re.compile(
     r"[\u3400-\u9fff\u30a0-\u30ff]{1,8}(?:病院|医院|大学|医療センター|診療所|クリニック|医科|卫生院|诊所)|[\uac00-\ud7af]{1,8}(?:병원|의료원|대학교|의원)"
 )
+_ONE_WORD = re.compile(
+    r"(?<![^\W_])(?!(?:kinder|universit|kanton|akut|moder|general|pri?vat)[^\W\d_]*)[^\W\d_]{3,}"
+    r"(?:hospitalet|sykehus(?:et)?|sjukhus(?:et)?|sygehus|ziekenhuis|spital|klinikum|krankenhaus)(?![^\W_])"
+)
 _SAINT = re.compile(
     r"(?<![^\W_])st\.?\s(?P<own>[^\W\d_]{4,}(?:['’]s)?)(?=\s(?:ed|er|icu|hosp|campus|ward|parish|church)(?![^\W_]))"
 )
 _RESIDENCE = re.compile(
-    r"(?<![^\W_])(?:lives? (?:in|at|near)|living (?:in|at)|resident of|resid(?:ing|es) (?:in|at)|hometown:?|born in|native of|travell?ed (?:from|to)|visiting from|works (?:at|for|in)|employed (?:at|by)|employer:?|flown in from|transferred from|(?:moved|came|emigrated|immigrated|returned|arrived|relocated|flew)(?: here| back| in)? from|grew up in|originally from|city|town|address|addr|wohnhaft in|wohnt in|из города|г\.)[:\s]+"
+    r"(?<![^\W_])(?:lives? (?:in|at|near)|living (?:in|at)|resident of|resid(?:ing|es) (?:in|at)|hometown:?|born in|native of|travell?ed (?:from|to)|visiting from|works (?:at|for|in)|employed (?:at|by)|employer:?|flown in from|transferred from|(?:moved|came|emigrated|immigrated|returned|arrived|relocated|flew)(?: here| back| in)? from|grew up in|(?:practice|clinic|office|surgery|hospital) in|originally from|city|town|address|addr|wohnhaft in|wohnt in|из города|г\.)[:\s]+"
     r"(?P<own>[^\W\d_][^\W\d_'’\-]*(?:[\s\-][^\W\d_]+)?)"
 )
 _GENERIC = frozenset(
@@ -219,6 +223,7 @@ def places(folded: str, capital: list[bool]) -> list[tuple[int, int]]:
         span = _own_name(match) if match.re is _PLACE else _named_after(match, capital)
         if span:
             spans.append(span)
+    spans += [match.span() for match in _ONE_WORD.finditer(folded)]
     for match in _SAINT.finditer(folded):
         if capital[match.start("own")] and not capital[match.start("own") + 1]:
             spans.append(match.span())

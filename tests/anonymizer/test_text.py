@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anonymizer.identity import Identity, Source, identity
@@ -28,6 +28,7 @@ def test_a_clean_text_comes_back_as_the_same_object() -> None:
     assert clean_text(text, WHO, -1) is text
 
 
+@settings(deadline=None)
 @given(st.text(max_size=80))
 def test_cleaning_twice_is_cleaning_once_as_far_as_names_go(text: str) -> None:
     once = clean_text(f"{text} Quennell", WHO, None)

@@ -141,6 +141,13 @@ PHRASES: dict[str, tuple[Phrase, ...]] = {
         ('VA Palo Alto; PTSD, VA 20/40', ('palo alto',), ('PTSD', 'VA 20/40')),
         ('Seen 9/23/19. Partial response', ('9/23/19',), ('Partial response',)),
         ('Call Dr. Petrakis at x4471. Splenic laceration grade III', ('petrakis', 'x4471'), ('Splenic laceration grade III',)),
+        ('image QA by mthompson, ok', ('mthompson',), ('image QA', 'ok')),
+        ('student Priyanka assisted, phantom scan', ('priyanka',), ('phantom scan',)),
+        ('HCN 4532 118 902; copd', ('4532 118',), ('copd',)),
+        ('Unit no 334 87 12, ascites; case RX-2291-B', ('334 87', 'RX-2291'), ('ascites',)),
+        ('Rigshospitalet neuro MR', ('rigshospital',), ('neuro MR',)),
+        ('Clínica Las Palmas RM rodilla', ('palmas',), ('RM rodilla',)),
+        ("RT completed Nov '17; fibrosis", ("Nov '17",), ('fibrosis',)),
         ('환자명: 홍길동, 복통', ('홍길동',), ('복통',)),
     ),
     "other people in text": (
