@@ -26,7 +26,8 @@ _CONTACTS = re.compile(
     r"|(?<![\d.])\d{3}-\d{4}(?:-\d{1,4})?(?!\d)"
     r"|(?<![\d.])00\d{2}[\s\-]\d{2,5}[\s\-]\d{4,8}(?!\d)|(?<=\sat )x\s?\d{3,5}(?!\d)|(?<=\son )0\d{4}\s\d{5,6}(?!\d)"
     r"|(?<![\d.])\d{3}-\d{2}-\d{4}(?!\d)"  # social security
-    r"|(?<![\d.])\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}(?![\d.])"  # IP address
+    r"|(?<![\d.vr])\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}(?![\d.])"  # IP address
+    r"|(?<![a-z])(?:skype|telegram|wechat|viber|facebook|instagram|insta|twitter|tiktok|linkedin|snapchat|facetime)\s?(?:id|name|handle)?\s?:\s?@?[\w.\-]{3,}"
     r"|(?<![0-9a-f])(?:[0-9a-f]{2}[:\-]){5}[0-9a-f]{2}(?![0-9a-f])"
     r"|(?<![\w:])(?=[0-9a-f:]*(?:::|[a-f]))(?:[0-9a-f]{0,4}:){3,7}[0-9a-f]{1,4}(?![\w:])"
     r"|[a-z]:\\[^\s\"]+|\\{2,}[\w.\-]+\\+[^\s\"]+|(?<![\w/])/(?:home|users|mnt|data|export|var|opt|srv|tmp|volumes)/[^\s\"]+"
@@ -50,11 +51,11 @@ _UK_POSTCODE = (
 )
 _AFTER_STREET = rf"(?:,?\s*(?:apt|suite|unit|flat|#)\.?\s*\w+)?(?:{_ZIP})?(?:,?\s*\d{{4,5}}\s+[a-z][\w\-]+)?"
 _ADDRESS = re.compile(
-    rf"(?<!\d)\d{{1,5}}[a-z]?\s+(?:[nsew]\.?\s+)?(?:[a-z'.\-]+\s+){{1,3}}(?:street|st|avenue|ave|road|rd|boulevard|blvd|drive|dr|lane|ln|way|court|ct|"
+    rf"(?<!\d)\d{{1,5}}(?:-?[a-z])?\s+(?:[nsew]\.?\s+)?(?:[a-z'.\-]+\s+){{1,3}}(?:street|st|avenue|ave|road|rd|boulevard|blvd|drive|dr|lane|ln|way|court|ct|"
     rf"place|pl|square|sq|terrace|highway|hwy|parkway|pkwy|crescent|close|grove|gardens|strasse|str|weg|allee)(?![a-z])\.?(?:\s+[ns][ew](?![a-z]))?{_AFTER_STREET}"
     rf"|(?<![a-z])[a-z\-]+(?:strasse|str\.|gasse|platz|allee|weg|straat|laan|plein|gracht|kade|gatan|vagen|gade|vej)\s*\d{{1,4}}[a-z]?(?![\w])(?:,?\s*(?:[a-z]{{1,2}}-)?\d{{4,5}}(?:\s?[a-z]{{2}})?\s+[a-z][\w\-]+)?"
     r"|(?<![\w])\d{1,4}(?:\s?bis|\s?ter)?,?\s+(?:rue|avenue|av\.|boulevard|bd|chemin|impasse|allee|quai|route|cours)\s+(?:de |du |des |la |le |les |l'|d')*[\w'\-]+(?:,?\s*\d{5}\s+[a-z][\w\-]+)?"
-    r"|(?<![a-z])(?:calle|c/|avda\.?|avenida|plaza|paseo|carretera|rua|viale|piazza|corso|ul\.|ulica|ул\.|улица|пр\.)\s*(?:de |del |la |las |los |di |della |dei |da |do |dos )*[\w'\-]+(?:\s[a-zа-я][\w'\-]+)?,?\s*(?:n\W{0,2}\s?|д\.\s?)?\d{1,4}[a-z]?(?:,?\s*(?:кв\.\s?\d+)?)?(?:,?\s*\d{4,5}(?:-\d{3})?\s+[a-z][\w\-]+)?"
+    r"|(?<![a-z])(?:calle|c/|avda\.?|avenida|plaza|paseo|carretera|rua|viale|piazza|corso|ul\.|ulica|ул\.|улица|пр\.)\s*(?:de |del |la |las |los |di |della |dei |da |do |dos )*[\w'\-]+(?:\s[a-zа-я][\w'\-]+)?,?\s*(?:n\W{0,2}\s?|д\.\s?)?\d{1,4}[a-z]?(?:\s\d{1,2}[oa]?[a-z]?(?![a-z]))?(?:,?\s*(?:кв\.\s?\d+)?)?(?:,?\s*\d{4,5}(?:-\d{3})?\s+[a-z][\w\-]+|(?:(?<=,\s)|,\s*)[a-z][\w\-]+\s\d{5}(?!\d))?"
     r"|(?<![a-z])via\s+(?:di |della |dei )?[a-z'\-]+(?:\s[a-z'\-]+)?,?\s*\d{1,4},?\s*\d{5}\s+[a-z][\w\-]+"
     r"|(?<![\d.])\d{1,4}[a-z]?\s(?:[a-z'\-]{4,}\s){1,2}(?:row|mews|walk|rise|circle|cir|trail|trl|loop|quay|wharf|green|croft|hill|vale)(?=,)(?:,\s[a-z\-]{3,}(?=\s[a-z]{1,2}\d))?"
     r"|(?<![a-z])(?:rural )?(?:route|rr)\s\d+\s?,?\s?box\s\d+(?:,\s[a-z][a-z\-]+)?"
@@ -68,7 +69,7 @@ _ADDRESS = re.compile(
 _NUMBERED = (
     r"(?:pt|pat(?:ient)?|hosp(?:ital)?|chart|file|record|folder|specimen|sample|path(?:ology)?|req(?:uisition)?|request|encounter|enc|episode|referral|invoice|"
     r"claim|booking|appointment|barcode|lot|badge|employee|staff|member|group|subscriber|plan|certificate|license plate|plate|vehicle|asset|device|implant|"
-    r"locker|case|visit|order|adm(?:ission)?|account|accession|acc|policy|insurance|study|exam|subject|participant|donor|trial|dossier|fall|vers(?:icherung)?s?|kranken(?:kasse)?|ik|протокол|карта)"
+    r"locker|case|visit|order|adm(?:ission)?|account|accession|acc|policy|insurance|study|exam|subject|participant|donor|trial|dossier|fall|vers(?:icher(?:ung|ten))?s?|kranken(?:kasse)?|ik|протокол|карта)"
 )
 _ID_CUE = re.compile(
     rf"(?<![^\W\d_])(?:{_NUMBERED}[\s\-.]*(?:id|no|nr|num|number|nummer)(?![a-z])|mrn|m\.r\.n\.|medical record(?: number| no)?|pid|acc(?:ession)?|account|admission|"
@@ -87,7 +88,7 @@ _HASH = re.compile(
     r"(?<!series )(?<!image )(?<!slice )(?<!phase )(?<!recon )(?<!scan )#\s?(?=[a-z\-/]*\d)[a-z0-9][a-z0-9\-/]{3,}"
 )
 _NUMBERS = re.compile(
-    r"(?<![\d.])\d{7,}(?![\d.]*\d)|(?<![a-z0-9])[a-z]{1,4}-?\d{6,}(?![a-z0-9])|(?<![a-z0-9])\d{6,}[a-z](?![a-z0-9])"
+    r"(?<![\d.])\d{7,}(?![\d.]*\d)|(?<![a-z0-9])[a-z]{1,4}-?\d{6,}[a-z]?(?![a-z0-9])|(?<![\d.\-])\d{2,3}-\d{3}-\d{3,4}(?![\d\-])|(?<![a-z0-9])[a-z]{4}\s?\d{4}\s\d{4}(?!\d)|(?<![\d.])756\s?\d{4}\s?\d{4}\s?\d\d(?!\d)|(?<![a-z0-9])\d{6,}[a-z](?![a-z0-9])"
     r"|(?<![a-z0-9])[a-z]{2}\d{2}(?:\s\d{4}){3,6}(?:\s\d{1,4})?(?![a-z0-9])"  # IBAN
     r"|(?<![\d.])\d{3}\.\d{3}\.\d{3}[.\-]\d{2}(?!\d)|(?<!\d)756\.\d{4}\.\d{4}\.\d{2}(?!\d)|(?<![\d.])\d{6,8}[\-+]\d{4}(?!\d)"
     r"|(?<![a-z0-9])[1-9][a-z][a-z0-9]\d-?[a-z][a-z0-9]\d-?[a-z]{2}\d{2}(?![a-z0-9])"  # Medicare

@@ -19,6 +19,14 @@ _MIXED_WORD = re.compile(r"(?<![^\W_])(?=[a-z]*\d[a-z\d]*[a-z]|[a-z]{5,}\d)[a-z\
 _LOOKALIKE = str.maketrans("01345", "oleas")
 _FLEETING_E = re.compile(r"[bcdfghjklmnprstvz]e[kcl]$")  # West Slavic surnames that lose it in other cases
 _QUANTITY = re.compile(r"[+\-]\d{1,7}|[+\-]?\d{1,4}\.\d{1,4}")  # a zone or a measure that stands in many places
+_SHORT_MIXED = re.compile(r"[a-z]{1,3}[\-/ ]?\d{1,2}|\d{1,2}[\-/ ]?[a-z]{2,3}")
+# letters that stand before or behind a number in any report: levels, sequences, modalities, units
+_BEFORE_NUMBERS = """
+    a b c d e f g h i l m n p r s t v ct mr us pt nm cr dx xa mg th co ca st iv mm cm ml kg gy kv mt hz bq mbq tr te ti fa nr no
+    seg fr im se ser vol ph art dwi adc tse dl br qr hr bi pi li az el in per sec min day ap pa lat ii iii lao rao
+    rv lv la ra ef gcs bp spo hb inr crp cea psa afp ki her er pr cd il bmp mp max avg rad sd
+"""
+_LEVELS = frozenset(_BEFORE_NUMBERS.split())
 _TITLES = frozenset(
     {"dr", "md", "prof", "mr", "mrs", "ms", "miss", "jr", "sr", "ii", "iii", "iv", "rn", "rt", "phd"}
     | {"do", "herr", "frau", "dipl", "med", "von", "van", "de", "der", "la", "le", "du"}
@@ -230,6 +238,9 @@ class _Builder:
     def identifier(self, text: str) -> None:
         folded = fold(text.strip(" \0"))[0].strip()
         digits = sum(c.isdigit() for c in folded)
+        if _SHORT_MIXED.fullmatch(folded) and not {folded, *re.findall("[a-z]+", folded)} & _LEVELS:
+            self.words.add(folded)  # "QX-0", also spelt "QX 0"
+            return
         if len(folded) < 4 or folded in common_words() or folded in _NO_NAME or _QUANTITY.fullmatch(folded):
             return
         if digits == 0 and any(w in common_words() for w in _WORD.findall(folded)):

@@ -19,20 +19,20 @@ _LINK = "van|von|de|der|den|la|le|del|di|da|dos|do|du|bin|ibn|al|el|ter|ten|zu|z
 _NAME = r"[^\W\d_][^\W\d_'’\-]*(?:[\-'’][^\W\d_]+)*"
 _PERSON = rf"(?:[^\W\d_]\.?\s?){{0,2}}(?:(?:{_LINK})\s)*{_NAME}(?:(?:[\s^,&]{{1,3}}|/)(?:and\s|und\s|et\s|y\s)?(?:[^\W\d_]\.\s?)?(?:(?:{_LINK})\s)*{_NAME}){{0,3}}"
 _TITLE = re.compile(
-    rf"(?<![^\W_])(?P<t>drs?|doctor|doktor|prof|professor|mr|mrs|ms|miss|mister|herr|herrn|frau|mme|mlle|monsieur|madame|sr|sra|srta|sig|signora|dott|dottssa|dottore|doktorand|pr|dra|sister|father|rev|pani|pan|д-р|др|доктор|врач|профессор|проф|г-н|г-жа|медсестра|лаборант|рентгенолаборант|δρ|ιατρος|ד[\"״]ר|פרופ['׳]|دكتور|الدكتور|د|dr in)(?:\.\s*|\s+|(?<=dr)-(?=[^\W\d_]{{5}}))"
+    rf"(?<![^\W_])(?P<t>drs?|doctor|doktor|docteur|doctora|doutora?|dottoressa|dokter|lekarz|prof|professor|professeur|mr|mrs|ms|miss|mister|herr|herrn|frau|mme|mlle|monsieur|madame|sr|sra|srta|sig|signora|dott|dottssa|dottore|doktorand|pr|dra|sister|father|rev|schwester|pfleger|oberarztin|oberarzt|assistenzarztin|assistenzarzt|chefarzt|infirmiere|infirmier|enfermera|enfermero|infermiera|senhora?|senora?|mevr|mevrouw|dhr|meneer|fru|pani|pan|д-р|др|доктор|врач|профессор|проф|г-н|г-жа|медсестра|лаборант|рентгенолаборант|δρ|ιατρος|ד[\"״]ר|פרופ['׳]|دكتور|الدكتور|د|dr in)(?:\.\s*|\s+|(?<=dr)-(?=[^\W\d_]{{5}}))"
     rf"(?:(?:med|dr|h\.c|priv|doz|oberarzt|rer|nat)\.?\s+)*(?P<n>{_PERSON})"
 )
 _VERBED = (
     r"performed|read|reported|dictated|signed|reviewed|ordered|referred|ref|requested|approved|verified|interpreted|scanned|acquired|electronically signed|signed electronically|"
-    r"transcribed|operated|done|seen|discussed|consulted|examined|injected|imaged|entered|checked|confirmed|notified|informed|paged|called|faxed|sent|drawn|contoured|segmented|annotated|measured|created|edited|modified|prepared|supervised|attended|befundet von|befundet|gez|lu|vu|realise|realizado|informado|firmado|eseguito|refertato|осмотрен|описал|выполнил"
+    r"transcribed|operated|done|seen|discussed|consulted|examined|injected|imaged|entered|checked|confirmed|notified|informed|paged|called|faxed|sent|drawn|contoured|segmented|annotated|measured|created|edited|modified|prepared|supervised|attended|grossed|accessioned|planned|calibrated|cleared|collected|obtained|positioned|sedated|witnessed|translated|befundet von|befundet|gez|lu|vu|realise|realizado|informado|firmado|eseguito|refertato|осмотрен|описал|выполнил"
 )
 _BY = re.compile(
-    rf"(?<![^\W_])(?:{_VERBED})(?:\s+electronically)?(?:\s(?:by|with|to|von|durch|par|por|da)[\s:]+|\s?[:=]\s?)"
-    rf"(?:drs?\.?\s+|prof\.?\s+|nurse\s+|tech(?:nologist|nician)?\.?\s+|rad\.?\s+)?(?P<n>{_PERSON})|(?<![^\W_])(?:d/w|c/o|w/|cc|attn|fao|/s/|signed)[:\s]+(?P<m>{_PERSON})"
+    rf"(?<![^\W_])(?:{_VERBED})(?:\s+electronically)?(?:\s(?:by|with|w/?|to|von|durch|par|por|da)[\s:]+|\s?[:=]\s?)"
+    rf"(?:drs?\.?\s+|prof\.?\s+|nurse\s+|tech(?:nologist|nician)?\.?\s+|rad\.?\s+|(?:pa|np|rn|sho|mtra?|rtt?)\s+)?(?P<n>{_PERSON})|(?<![^\W_])(?:d/w|c/o|w/|cc|attn|fao|/s/|signed)[:\s]+(?P<m>{_PERSON})"
 )
 _LABEL = re.compile(
     rf"(?<![^\W_])(?:(?:logged (?:in|on) as|under (?:the )?name(?: of)?|in the name of|name is|also known as|formerly|nee|user|username|userid)\s+|(?:patient|pt|pat|patient name|pat name|name|nom|nombre|nome|vorname|nachname|first name|last name|surname|given name|maiden name|alias|aka|initials|op|operator|technologist|technician|tech|radiologist|physician|referring(?: physician)?|referrer|attending|requesting(?: physician)?|"
-    rf"surgeon|resident|fellow|nurse|anesthetist|anaesthetist|sonographer|radiographer|reader|reporter|mother|father|husband|wife|daughter|son|spouse|partner|guardian|carer|contact|emergency contact|next of kin|nok|relative|observer|author|ref|cc|attn|pi|principal investigator|investigator|coordinator|gp|pcp|user|login|patientin|arzt|untersucher|mtra|medecin|medico|пациент|фио|врач|患者名|氏名|患者|病人|姓名|환자|환자명|paciente|paziente|operador|operatore|untersucherin|patient\(in\)|hasta|doktor)\s?(?:name|initials)?(?:\s?[:=：]\s?|\s-\s))"
+    rf"surgeon|resident|fellow|nurse|anesthetist|anaesthetist|sonographer|radiographer|reader|reporter|mother|father|husband|wife|daughter|son|spouse|partner|guardian|carer|contact|emergency contact|next of kin|nok|relative|observer|author|ref|cc|attn|pi|principal investigator|investigator|coordinator|aide|physics|contouring|planning|dosimetry|transcriptionist|typist|(?:[a-z]{(2,)}\s)?team|gp|pcp|user|login|patientin|arzt|untersucher|mtra|medecin|medico|пациент|фио|врач|患者名|氏名|患者|病人|姓名|환자|환자명|paciente|paziente|operador|operatore|untersucherin|patient\(in\)|hasta|doktor)\s?(?:name|initials)?(?:\s?[:=：]\s?|\s-\s))"
     rf"(?P<n>{_PERSON})"
 )
 _ROLE = re.compile(
@@ -48,17 +48,20 @@ _HAS_CREDENTIAL = re.compile(
 _DOES = (
     "called|notified|asked|asks|requested|requests|wants|informed|aware|paged|agreed|agrees|reviewed|states|said|says|reports|"
     "consulted|telephoned|phoned|rang|confirmed|confirms|approved|signed|dictated|read|performed|scanned|present|will|to review|to see|to follow|to compare|"
-    "has been|service|team|clinic|practice|at bedside|in attendance"
+    "has been|service|team|clinic|practice|at bedside|in attendance|fell|presents|presented|complains|denies|refused|refuses|tolerated|vomited|underwent|coughed"
 )
 _ACTS = re.compile(
     rf"(?<![^\W_])(?P<n>{_NAME}(?:\s{_NAME})?)(?:['’]s)?\s(?:was\s|is\s|has\s|been\s)?(?:{_DOES})(?![^\W_])"
 )
+_LOGIN = re.compile(r"(?:[:/=]\s?|(?<=by )|(?<=per ))(?P<n>[a-z]{6,})(?![^\W_])")
 _INITIAL = re.compile(
     rf"(?<![^\W_.])[^\W\d_]\.\s?(?:[^\W\d_]\.\s?)?(?P<n>{_NAME})|(?<![^\W_])(?P<m>{_NAME}),?\s[^\W\d_]\.(?![^\W_])"
 )
 _PREPOSED = re.compile(rf"(?<![^\W_])(?:by|with|per|to|for|from|via|attn|cc|mit|par|por)\s+(?P<n>{_PERSON})")
 _CARET = re.compile(rf"{_NAME}\^{_NAME}(?:\^[^\s,;]*)*")
-_KEPT = re.compile(r"lou gehrig|sister mary joseph|st\.? jude|ann arbor|ivor lewis|argyll robertson|bence jones")
+_KEPT = re.compile(
+    r"lou gehrig|sister mary joseph|st\.? jude|ann arbor|ivor lewis|argyll robertson|bence jones|(?:mcdonald|atlanta|chicago|rotterdam|tokyo|sydney) (?:19|20)\d\d(?!\d)"
+)
 _HAN = "[\u3040-\u30ff\u3400-\u9fff]"
 # characters that clinical words have and people's names do not
 _CLINICAL = "[炎癌瘤部胸腹頭头肺肝腎肾骨血症術术検查査影像線线造撮節节腫肿瘍疡痛熱热咳折後后前左右側侧性診诊断断見见無无常異异脳脑膵胆尿軟软増增影照射剤剂平扫掃強]"
@@ -142,7 +145,7 @@ class Page:
                 pos = max(span[1] if span else match.start(group), match.start() + 1)
         if not folded.isascii():
             found += [m.span() for m in _FAR_EAST.finditer(folded)]
-        found += self._alone() + self._beside()
+        found += self._alone() + self._beside() + self._logins()
         kept = [m.span() for m in _KEPT.finditer(folded)]
         return [span for span in found if not any(span[0] < end and start < span[1] for start, end in kept)]
 
@@ -260,6 +263,8 @@ class Page:
                 return acts and word in eponyms() and _listed(word) and self._title_case(word, where)
             if match[0].startswith("by ") and len(word) >= 6 and word[1:] in last_names():
                 return True  # a login
+            if match[0].startswith(("per ", "cc ", "attn ")) and len(word) >= 4 and self._title_case(word, where):
+                return word not in eponyms()
             return self._surname(word, where) or (acts and self._title_case(word, where) and len(word) >= 4)
 
         return self._run(match, group, accept)
@@ -309,6 +314,17 @@ class Page:
             if self._surname(bare, word.start()) or (len(parts) > 1 and any(self._part(p, word) for p in parts)):
                 spans.append(word.span())
         return spans
+
+    def _logins(self) -> list[Pair]:
+        """An initial drawn together with a surname ("JHalvorsen") behind a colon, a slash or "by"."""
+        return [
+            match.span("n")
+            for match in _LOGIN.finditer(self.folded)
+            if self.capital[match.start("n")]
+            and self._title_case(match["n"][1:], match.start("n") + 1)
+            and not any(self.capital[match.start("n") + 2 : match.end("n")])
+            and not {match["n"], match["n"][1:]} & vocabulary()
+        ]
 
     def _stranger(self, word: str, position: int) -> bool:
         """A word nobody knows that is no abbreviation."""

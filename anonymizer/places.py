@@ -6,18 +6,18 @@ from __future__ import annotations
 import re
 
 from anonymizer.forms import STATES
-from anonymizer.words import common_words, last_names, vocabulary
+from anonymizer.words import common_words, eponyms, last_names, vocabulary
 
 _HEADS = (
     r"hospital|hosp|clinic|klinik|klinikum|krankenhaus|(?:regional |general |university )?medical (?:cent(?:er|re)|group|school)|university|universitat|universitatsklinikum|infirmary|"
     r"health(?:care)? (?:system|cent(?:er|re)|services|trust|network|partners)|healthcare|imaging(?: cent(?:er|re)| associates| services)?|(?:cancer|heart|eye|spine|breast|surgery|surgical|trauma|outpatient|diagnostic|radiology|stroke|women's) (?:cent(?:er|re)|institute|associates)|"
-    r"(?:imaging|mri|oncology|emergency|pathology) (?:dept|department)|radiology(?: associates| partners| group| consultants| dept| department)|orthopa?edics|oncology associates|institute|hospice|nursing home|foundation(?: trust)?|trust|memorial|(?:elementary |primary |middle |high |secondary |grammar |boarding )?school|(?:community )?college|academy|kindergarten|monastery|barracks|(?:state |federal |county )?prison|penitentiary|general|szpital|[^\W\d_]*sjukhus(?:et)?|sykehus|ziekenhuis|umc"
+    r"(?:imaging|mri|oncology|emergency|pathology) (?:dept|department)|radiology(?: associates| partners| group| consultants| dept| department)|orthopa?edics|oncology associates|institute|hospice|nursing home|foundation(?: trust)?|trust|memorial|(?:elementary |primary |middle |high |secondary |grammar |boarding )?school|(?:community )?college|academy|kindergarten|monastery|barracks|(?:state |federal |county )?prison|penitentiary|general|szpital|[^\W\d_]*sjukhus(?:et)?|sykehus|ziekenhuis|umc|manor|lodge|(?:care|rest|retirement) home|care cent(?:er|re)"
 )
 _PLACE = re.compile(
     rf"(?:[^\W\d_][^\W\d_.'’\-]*(?:['’\-][^\W\d_]+)*[.]?[\s\-]+){{1,4}}?(?P<head>{_HEADS})(?![^\W_])(?:\s+of\s+[^\W\d_]+(?:\s[^\W\d_]+)?)?"
 )
 _NAMED_AFTER = re.compile(
-    r"(?<![^\W_])(?:hospital|clinic|klinikum|klinik|krankenhaus|university|univ\.?|universitat|universitatsklinikum|universitatsklinik|hopital|ospedale|policlinico|clinica|institute|chu|chru|centre hospitalier|szpital|kaiser(?: permanente)?|uniklinik|umc|va(?!\s(?:hosp|med|clinic))|vamc)\s+(?P<link>of |uniwersytecki |wojewodzki |miejski |kliniczny |de la |de |di |du |del |general |universitario |universitaire |am |im |the |st\.? |saint |san |santa |la |las |los |el |le )*"
+    r"(?<![^\W_])(?:hospital|clinic|klinikum|klinik|krankenhaus|university|univ\.?|universitat|universitatsklinikum|universitatsklinik|hopital|ospedale|policlinico|clinica|institute|chu|chru|centre hospitalier|szpital|kaiser(?: permanente)?|uniklinik|umc|azienda (?:ospedaliera|sanitaria)(?: universitaria)?|ausl|asl|presidio ospedaliero|casa di cura|clinique|lasarettet|lasarett|sykehuset|sygehuset|kantonsspital|centro medico|centro de salud|instituto|praxis|gemeinschaftspraxis|nursing home|care home|nhs|va(?!\s(?:hosp|med|clinic))|vamc)\s+(?P<link>of |uniwersytecki |wojewodzki |miejski |kliniczny |de la |de |di |du |del |general |universitario |universitaire |am |im |the |st\.? |saint |san |santa |la |las |los |el |le |dr\.? )*"
     r"(?P<own>[^\W\d_][\w'’\-]+)"
     r"|(?<![^\W_])(?:[^\W\d_]+\s)?(?:больниц|поликлиник|госпитал|клиник|диспансер)[^\W\d_]*(?:\s(?:№\s?\d+|no?\s?\d+|им\.?\s[^\W\d_]+(?:\s[^\W\d_]+)?))+"
 )
@@ -32,8 +32,17 @@ _SAINT = re.compile(
     r"(?<![^\W_])st\.?\s(?P<own>[^\W\d_]{4,}(?:['’]s)?)(?=\s(?:ed|er|icu|hosp|campus|ward|parish|church)(?![^\W_]))"
 )
 _RESIDENCE = re.compile(
-    r"(?<![^\W_])(?:lives? (?:in|at|near)|living (?:in|at)|resident of|resid(?:ing|es) (?:in|at)|hometown:?|born in|native of|travell?ed (?:from|to)|visiting from|works (?:at|for|in)|employed (?:at|by)|employer:?|flown in from|transferred from|(?:moved|came|emigrated|immigrated|returned|arrived|relocated|flew)(?: here| back| in)? from|grew up in|(?:practice|clinic|office|surgery|hospital) in|originally from|city|town|address|addr|wohnhaft in|wohnt in|из города|г\.)[:\s]+"
+    r"(?<![^\W_])(?:lives? (?:in|at|near)|living (?:in|at)|resident of|resid(?:ing|es|ed) (?:in|at)|hometown:?|born in|native of|travell?ed (?:from|to)|visiting from|works (?:at|for|in)|employed (?:at|by)|flown in from|transferred from|(?:moved|came|emigrated|immigrated|returned|arrived|relocated|flew)(?: here| back| in)? from|grew up in|(?:practice|clinic|office|surgery|hospital) in|originally from|city|town|address|addr|wohnhaft in|wohnt in|из города|г\.)[:\s]+"
     r"(?P<own>[^\W\d_][^\W\d_'’\-]*(?:[\s\-][^\W\d_]+)?)"
+)
+# a place that only its capital and its preposition tell: "from Ballarat", "at Grantham & District", "Monklands ward 14"
+_PROPER = re.compile(
+    r"(?<![^\W_])(?:from|at|near|via) (?P<a>[^\W\d_]{4,}(?:-[^\W\d_]+)*)(?:\s(?:&|and)\s(?P<b>[^\W\d_]{4,}))?(?![^\W_])(?!\s?v?\d)"
+    r"|(?<![^\W_])(?P<c>[^\W\d_]{5,}) (?:ward|theatre|bay|campus|er|icu|ed)(?![^\W_])"
+    r"|(?<![^\W_])(?P<bad>bad) (?P<d>[^\W\d_]{4,})(?![^\W_])"
+)
+_EMPLOYER = re.compile(
+    r"(?<![^\W_])(?:employer|employed by|workplace|arbeitgeber|employeur)[:\s]+(?P<own>[^,;.\n]{3,40})"
 )
 _GENERIC = frozenset(
     [
@@ -172,8 +181,13 @@ _PLACE_WORDS = frozenset(
         "good",
         "samaritan",
         "trinity",
-        "mercy",
         "providence",
+        "street",
+        "road",
+        "avenue",
+        "lane",
+        "square",
+        "cottage",
     ]
 )
 _STOP = frozenset(
@@ -212,7 +226,7 @@ _HOLY = frozenset(
 _HOLY_HEADS = frozenset(["general", "memorial", "healthcare"])
 # kinds that are ordinary words: only a word nobody knows makes them an institution's name
 _WEAK = re.compile(
-    r"(?:imaging|general|memorial|(?:elementary |primary |middle |high |secondary |grammar |boarding )?school|(?:community )?college|academy|kindergarten|monastery|barracks|(?:state |federal |county )?prison|penitentiary|(?:imaging|mri|oncology|emergency|pathology|radiology) (?:dept|department)|trust|foundation|institute|orthopa?edics|healthcare|(?:cancer|heart|eye|spine|breast|surgery|surgical|trauma|outpatient|diagnostic|radiology|stroke) cent(?:er|re))$"
+    r"(?:imaging|general|memorial|(?:elementary |primary |middle |high |secondary |grammar |boarding )?school|(?:community )?college|academy|kindergarten|monastery|barracks|(?:state |federal |county )?prison|penitentiary|(?:imaging|mri|oncology|emergency|pathology|radiology) (?:dept|department)|trust|foundation|institute|orthopa?edics|healthcare|manor|lodge|(?:care|rest|retirement) home|care cent(?:er|re)|(?:cancer|heart|eye|spine|breast|surgery|surgical|trauma|outpatient|diagnostic|radiology|stroke) cent(?:er|re))$"
 )
 
 
@@ -235,6 +249,7 @@ def places(folded: str, capital: list[bool]) -> list[tuple[int, int]]:
         own = [w for w in own if capital[match.start("own") + w.start()]]
         if own:
             spans.append((match.start("own") + own[0].start(), match.start("own") + own[-1].end()))
+    spans += _proper(folded, capital)
     for match in STATES.finditer(folded):
         if not capital[match.end() - 1] and match.end() - match.start(1) == 2:
             continue  # "In" is a word (or indium), "IN" is Indiana
@@ -253,9 +268,32 @@ def places(folded: str, capital: list[bool]) -> list[tuple[int, int]]:
     return spans
 
 
+def _proper(folded: str, capital: list[bool]) -> list[tuple[int, int]]:
+    """Places known by a capital and the words around them alone: words of the trade and eponyms are none."""
+
+    def named(start: int, end: int) -> bool:
+        parts = re.split("-", folded[start:end])
+        known = vocabulary() | eponyms()
+        return capital[start] and not any(capital[start + 1 : start + len(parts[0])]) and not set(parts) & known
+
+    spans = []
+    for match in _PROPER.finditer(folded):
+        group = next(name for name in "acd" if match[name] is not None)
+        begin = match.start("bad") if match["bad"] else match.start(group)
+        if named(*match.span(group)) and capital[begin]:
+            spans.append((begin, match.end("b") if match["b"] and capital[match.start("b")] else match.end(group)))
+    for match in _EMPLOYER.finditer(folded):
+        if any(
+            named(w.start() + match.start("own"), w.end() + match.start("own")) for w in _WORDS.finditer(match["own"])
+        ):
+            spans.append(match.span("own"))
+    return spans
+
+
+_WORDS = re.compile(r"[^\W\d_]{4,}")
 _NEXT_WORD = re.compile(r"\s([^\W\d_]{3,})(?![^\W_])")
 _ABROAD = re.compile(
-    "chu|chru|hopital|ospedale|policlinico|clinica|uni(?:versitats)?klinik|klinikum|szpital|centre hospitalier"
+    "chu|chru|hopital|ospedale|policlinico|clinica|azienda|casa di cura|clinique|uni(?:versitats)?klinik|klinikum|szpital|centre hospitalier"
 )
 
 
@@ -270,7 +308,7 @@ def _named_after(match: re.Match[str], capital: list[bool]) -> tuple[int, int] |
         return None
     if match[0].startswith("va") and (not capital[match.start() + 1] or capital[match.start("own") + 1]):
         return None  # "VA Palo Alto", not "VA 20/40" nor "VA SCREEN"
-    more = _NEXT_WORD.match(match.string, match.end()) if match[0].startswith("va") else None
+    more = _NEXT_WORD.match(match.string, match.end()) if match[0].startswith(("va", "azienda")) else None
     if more and capital[more.start(1)] and not capital[more.start(1) + 1] and more[1] not in common_words():
         return match.start(), more.end()
     return match.span()
@@ -283,6 +321,9 @@ def _own_name(match: re.Match[str]) -> tuple[int, int] | None:
     head = match.start("head") - match.start()
     start, distinctive = None, False
     for word in reversed([w for w in words if w.start() < head]):
+        if match[0][word.end() : word.end() + 1] == "-" and start is not None:
+            start = word.start()  # "Ashby-de-la-Zouch"
+            continue
         if word[0] in _STOP or (word[0] in _GENERIC and distinctive):
             break
         if word[0] in _GENERIC or word[0] in _KINDS:
