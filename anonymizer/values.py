@@ -39,6 +39,9 @@ _MOST, REMEMBERED = 8192, 256  # how many values a patient's context remembers, 
 _DS = re.compile(rb"[0-9+\-eE. \\\0]*$")
 _CS = re.compile(r"[A-Z0-9_ \\]*\0?$")
 _AS = re.compile(r"(\d{3})([DWMY])$")
+WAVEFORM_DATA = 0x54001010
+_UNWRITTEN = re.compile(r"[^A-Za-z0-9 .,^@:/_\-'()+#=\"&;\\]")
+_WRITTEN = re.compile(r"[A-Z]?[a-z]{3}|[A-Z]{4}|\d{4}|\d\d[./\-]\d\d|(?:^|[ ^])[A-Z][a-z](?:[ ^]|$)")
 _PLAIN_UID = re.compile(rb"1\.2\.840\.10008\.[0-9.]+$")
 _DUMMY = {
     b"PN": b"REMOVED",
@@ -181,9 +184,11 @@ class Values:
 
     def binary(self, tag: int, vr: bytes, raw: bytes, charset: Charset) -> Treated:
         """Bulk data that is no picture: kept unless it holds a token or what looks like a person, a contact or a date."""
-        return None if self.residual_in(raw) else KEEP
+        samples = vr in (b"OW", b"OF", b"OD", b"OL", b"OV") or tag == WAVEFORM_DATA
+        return None if self.residual_in(raw, 12 if samples else 6) else KEEP
 
-    def residual_in(self, raw: bytes) -> bool:
+    def residual_in(self, raw: bytes, shortest: int = 6) -> bool:
+        """Whether bytes hold a token, or at least ``shortest`` characters on end that read as text and identify."""
         if stands_in(raw, self.identity):
             return True
         lowered = raw.lower()
@@ -191,9 +196,9 @@ class Values:
             for codec in ("utf-8", "utf-16-le", "utf-16-be"):
                 if token.encode(codec) in lowered:
                     return True
-        for run in re.findall(rb"[\x20-\x7e]{6,}", raw):
+        for run in re.findall(rb"[\x20-\x7e]{%d,}" % shortest, raw):
             text = run.decode("ascii")
-            if clean_text(text, self.identity, None) != text:
+            if _reads_as_text(text, shortest) and clean_text(text, self.identity, None) != text:
                 return True
         return False
 
@@ -260,6 +265,17 @@ class Values:
 
     def age_required(self, tag: int, vr: bytes, raw: bytes, charset: Charset) -> Treated:
         return self._required("age", tag, vr, raw, charset)
+
+
+def _reads_as_text(run: str, shortest: int) -> bool:
+    """Whether printable bytes can be written words or numbers: samples and look-up tables hold such runs by chance."""
+    for part in _UNWRITTEN.split(run):
+        ramp = list(part) in (sorted(part), sorted(part, reverse=True))
+        # words of two bytes, the higher of which hardly changes
+        samples = shortest > 6 and min(len(set(part[::2])), len(set(part[1::2]))) <= 2
+        if len(part) >= shortest and not ramp and not samples and _WRITTEN.search(part):
+            return True
+    return False
 
 
 def _looks_like_text(raw: bytes) -> bool:
