@@ -56,11 +56,16 @@ def is_benign(text: str, confidence: float) -> bool:
     words = [word for word in _SPLIT.split(text.casefold()) if word]
     if not words or re.search(r"\d{4,}|\d+[./-]\d+[./-]\d+", text):
         return False
-    return all(word in _WORDS or _NUMBER.fullmatch(word) or _run_together(word) for word in words)
+    return all(_known(word) or _NUMBER.fullmatch(word) or _run_together(word) for word in words)
+
+
+def _known(word: str) -> bool:
+    """Whether a word is a technical mark, also where an I was read as an l ("Tls")."""
+    return word in _WORDS or word.replace("l", "i") in _WORDS
 
 
 def _run_together(word: str) -> bool:
     """Whether a word is technical marks and decimals that were read without their blanks: "MI0.9TIs0.4"."""
     parts = re.findall(r"[a-z]+|\d{1,3}(?:\.\d{1,2})?", word)
     marks = [part for part in parts if part.isalpha()]
-    return "".join(parts) == word and "." in word and len(marks) < len(parts) and all(mark in _WORDS for mark in marks)
+    return "".join(parts) == word and "." in word and len(marks) < len(parts) and all(map(_known, marks))
