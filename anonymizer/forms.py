@@ -27,7 +27,7 @@ _CONTACTS = re.compile(
     r"|(?<![\d.])00\d{2}[\s\-]\d{2,5}[\s\-]\d{4,8}(?!\d)|(?<=\sat )x\s?\d{3,5}(?!\d)|(?<=\son )0\d{4}\s\d{5,6}(?!\d)"
     r"|(?<![\d.])\d{3}-\d{2}-\d{4}(?!\d)"  # social security
     r"|(?<![\d.vr])\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}(?![\d.])"  # IP address
-    r"|(?<![a-z])(?:skype|telegram|wechat|viber|facebook|instagram|insta|twitter|tiktok|linkedin|snapchat|facetime)\s?(?:id|name|handle)?\s?:\s?@?[\w.\-]{3,}"
+    r"|(?<![a-z])(?:skype|telegram|wechat|viber|facebook|instagram|insta|twitter|tiktok|linkedin|snapchat|facetime)\s?(?:id|name|handle)?\s?:\s?(?=\S*[\d@._])@?[\w.\-]{3,}"
     r"|(?<![0-9a-f])(?:[0-9a-f]{2}[:\-]){5}[0-9a-f]{2}(?![0-9a-f])"
     r"|(?<![\w:])(?=[0-9a-f:]*(?:::|[a-f]))(?:[0-9a-f]{0,4}:){3,7}[0-9a-f]{1,4}(?![\w:])"
     r"|[a-z]:\\[^\s\"]+|\\{2,}[\w.\-]+\\+[^\s\"]+|(?<![\w/])/(?:home|users|mnt|data|export|var|opt|srv|tmp|volumes)/[^\s\"]+"

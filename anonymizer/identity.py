@@ -27,6 +27,8 @@ _BEFORE_NUMBERS = """
     rv lv la ra ef gcs bp spo hb inr crp cea psa afp ki her er pr cd il bmp mp max avg rad sd
 """
 _LEVELS = frozenset(_BEFORE_NUMBERS.split())
+# cities that scales, criteria and makers are named after: in an institution's address they are where it lies
+_CITIES = frozenset(["berlin", "boston", "cambridge", "groningen", "moscow", "munich", "oxford", "tokyo"])
 _TITLES = frozenset(
     {"dr", "md", "prof", "mr", "mrs", "ms", "miss", "jr", "sr", "ii", "iii", "iv", "rn", "rt", "phd"}
     | {"do", "herr", "frau", "dipl", "med", "von", "van", "de", "der", "la", "le", "du"}
@@ -260,7 +262,8 @@ class _Builder:
     def place(self, text: str) -> None:
         folded = re.sub(r"\s+", " ", fold(text.strip(" \0"))[0].strip())
         words = _WORD.findall(folded)
-        distinctive = [w for w in words if len(w) >= 4 and w not in common_words() | VENDORS and not w.isdigit()]
+        usual = (common_words() | VENDORS) - _CITIES
+        distinctive = [w for w in words if len(w) >= 4 and w not in usual and not w.isdigit()]
         if len(folded) >= 5 and (distinctive or len(words) >= 3):
             self.glued.add(folded)
             self.verify.add(folded)

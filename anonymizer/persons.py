@@ -24,7 +24,7 @@ _TITLE = re.compile(
 )
 _VERBED = (
     r"performed|read|reported|dictated|signed|reviewed|ordered|referred|ref|requested|approved|verified|interpreted|scanned|acquired|electronically signed|signed electronically|"
-    r"transcribed|operated|done|seen|discussed|consulted|examined|injected|imaged|entered|checked|confirmed|notified|informed|paged|called|faxed|sent|drawn|contoured|segmented|annotated|measured|created|edited|modified|prepared|supervised|attended|grossed|accessioned|planned|calibrated|cleared|collected|obtained|positioned|sedated|witnessed|translated|befundet von|befundet|gez|lu|vu|realise|realizado|informado|firmado|eseguito|refertato|осмотрен|описал|выполнил"
+    r"transcribed|operated|done|seen|discussed|consulted|examined|injected|imaged|entered|checked|confirmed|notified|informed|paged|called|faxed|sent|drawn|contoured|segmented|annotated|measured|created|edited|modified|prepared|supervised|attended|grossed|accessioned|planned|calibrated|cleared|collected|obtained|positioned|sedated|witnessed|translated|spoke|spoken|talked|handed over|protocolled|befundet von|befundet|gez|lu|vu|realise|realizado|informado|firmado|eseguito|refertato|осмотрен|описал|выполнил"
 )
 _BY = re.compile(
     rf"(?<![^\W_])(?:{_VERBED})(?:\s+electronically)?(?:\s(?:by|with|w/?|to|von|durch|par|por|da)[\s:]+|\s?[:=]\s?)"
@@ -36,7 +36,7 @@ _LABEL = re.compile(
     rf"(?P<n>{_PERSON})"
 )
 _ROLE = re.compile(
-    rf"(?<![^\W_])(?:nurse|technologist|technician|tech|radiologist|sonographer|radiographer|physician|surgeon|resident|fellow|attending|consultant|operator|anesthetist|anaesthetist|rn|investigator|reader|gp|pcp|physicist|dosimetrist|[a-z]{{3,}}(?:ologist|iatrist|therapist)|paramedic|midwife|phlebotomist|secretary|typist|interpreter|caregiver|roommate|fiancee?|grand(?:mother|father|son|daughter)|student|trainee|registrar|nephew|niece|cousin|"
+    rf"(?<![^\W_])(?:(?:physician|nursing|medical|radiology) assistant|nurse|technologist|technician|tech|radiologist|sonographer|radiographer|physician|surgeon|resident|fellow|attending|consultant|operator|anesthetist|anaesthetist|rn|investigator|reader|gp|pcp|physicist|dosimetrist|[a-z]{{3,}}(?:ologist|iatrist|therapist)|paramedic|midwife|phlebotomist|secretary|typist|interpreter|caregiver|roommate|fiancee?|grand(?:mother|father|son|daughter)|student|trainee|registrar|stepdad|stepmom|stepmum|stepfather|stepmother|nephew|niece|cousin|"
     rf"mother|father|husband|wife|daughter|son|brother|sister|spouse|guardian|uncle|aunt|friend|partner|neighbou?r|patient|pt|patientin|paciente|пациент|пациентка|больной|больная)\.?[\s(]+(?:is\s|named\s|called\s)?(?P<n>{_PERSON})"
 )
 _CREDENTIAL = re.compile(
@@ -107,7 +107,7 @@ _STOP = frozenset(
 _SURNAME = re.compile(
     r"(?:mc|mac|fitz|o['’]|d['’]|al-|el-|ben-|bin-)[^\W\d_]{3,}$"
     r"|[^\W\d_]{3,}(?:ski|sky|skaya|cki|wicz|czyk|czuk|enko|chuk|ovic|ovich|evic|evich|escu|oglu|yan|ian|idze|shvili|opoulos|akis|"
-    r"sson|stead|combe|worth|thwaite|bury|borough|hurst|shaw|croft|ridge|wick|bourne|stein|feld|baum|mann|meier|meyer|maier|huber|bauer|dottir|strom|quist|gaard|"
+    r"sson|rsen|nsen|lsen|dsen|rssen|stead|combe|worth|thwaite|bury|borough|hurst|shaw|croft|ridge|wick|bourne|stein|feld|baum|mann|meier|meyer|maier|huber|bauer|dottir|strom|quist|gaard|"
     r"kov|rov|lov|nov|tov|sova|kova|rova|nova|tova|ский|ская|енко|чук|швили)$"
 )
 
@@ -188,7 +188,7 @@ class Page:
                 break  # "Dr. Lee, MRI"
             if not accept(index if found else 0, word[0], where):
                 break
-            if word[0] in eponyms() and used_as_eponym(self.folded, start + word.end()):
+            if _eponymous(word[0]) and used_as_eponym(self.folded, start + word.end()):
                 break
             end, found = start + word.end(), True
         return (start, end) if found else None
@@ -355,6 +355,10 @@ class Page:
             if (first[0] and other[1]) or (first[1] and other[0]):
                 spans.append((one.start(), two.end()))
         return spans
+
+
+def _eponymous(word: str) -> bool:
+    return word in eponyms() or ("-" in word and not {*word.split("-")} - eponyms() - last_names())
 
 
 def _listed(word: str) -> bool:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 from anonymizer.forms import STATES
 from anonymizer.words import common_words, eponyms, last_names, vocabulary
@@ -17,7 +18,7 @@ _PLACE = re.compile(
     rf"(?:[^\W\d_][^\W\d_.'’\-]*(?:['’\-][^\W\d_]+)*[.]?[\s\-]+){{1,4}}?(?P<head>{_HEADS})(?![^\W_])(?:\s+of\s+[^\W\d_]+(?:\s[^\W\d_]+)?)?"
 )
 _NAMED_AFTER = re.compile(
-    r"(?<![^\W_])(?:hospital|clinic|klinikum|klinik|krankenhaus|university|univ\.?|universitat|universitatsklinikum|universitatsklinik|hopital|ospedale|policlinico|clinica|institute|chu|chru|centre hospitalier|szpital|kaiser(?: permanente)?|uniklinik|umc|azienda (?:ospedaliera|sanitaria)(?: universitaria)?|ausl|asl|presidio ospedaliero|casa di cura|clinique|lasarettet|lasarett|sykehuset|sygehuset|kantonsspital|centro medico|centro de salud|instituto|praxis|gemeinschaftspraxis|nursing home|care home|nhs|va(?!\s(?:hosp|med|clinic))|vamc)\s+(?P<link>of |uniwersytecki |wojewodzki |miejski |kliniczny |de la |de |di |du |del |general |universitario |universitaire |am |im |the |st\.? |saint |san |santa |la |las |los |el |le |dr\.? )*"
+    r"(?<![^\W_])(?:hospital|clinic|klinikum|klinik|krankenhaus|university|univ\.?|universitat|universitatsklinikum|universitatsklinik|hopital|ospedale|policlinico|clinica|institute|chu|chru|centre hospitalier|szpital|kaiser(?: permanente)?|uniklinik|umc|azienda (?:ospedaliera|sanitaria)(?: universitaria)?|ausl|asl|presidio ospedaliero|casa di cura|clinique|lasarettet|lasarett|sykehuset|sygehuset|kantonsspital|centro medico|centro de salud|instituto|praxis|gemeinschaftspraxis|nursing home|care home|nhs|universitatsspital|uz|aou|asst|irccs|va(?!\s(?:hosp|med|clinic))|vamc)\s+(?P<link>of |uniwersytecki |wojewodzki |miejski |kliniczny |de la |de |di |du |del |general |universitario |universitaire |am |im |the |st\.? |saint |san |santa |la |las |los |el |le |dr\.? )*"
     r"(?P<own>[^\W\d_][\w'’\-]+)"
     r"|(?<![^\W_])(?:[^\W\d_]+\s)?(?:больниц|поликлиник|госпитал|клиник|диспансер)[^\W\d_]*(?:\s(?:№\s?\d+|no?\s?\d+|им\.?\s[^\W\d_]+(?:\s[^\W\d_]+)?))+"
 )
@@ -32,13 +33,14 @@ _SAINT = re.compile(
     r"(?<![^\W_])st\.?\s(?P<own>[^\W\d_]{4,}(?:['’]s)?)(?=\s(?:ed|er|icu|hosp|campus|ward|parish|church)(?![^\W_]))"
 )
 _RESIDENCE = re.compile(
-    r"(?<![^\W_])(?:lives? (?:in|at|near)|living (?:in|at)|resident of|resid(?:ing|es|ed) (?:in|at)|hometown:?|born in|native of|travell?ed (?:from|to)|visiting from|works (?:at|for|in)|employed (?:at|by)|flown in from|transferred from|(?:moved|came|emigrated|immigrated|returned|arrived|relocated|flew)(?: here| back| in)? from|grew up in|(?:practice|clinic|office|surgery|hospital) in|originally from|city|town|address|addr|wohnhaft in|wohnt in|из города|г\.)[:\s]+"
+    r"(?<![^\W_])(?:lives? (?:in|at|near)|living (?:in|at)|resident of|resid(?:ing|es|ed) (?:in|at)|hometown:?|born in|native of|travell?ed (?:from|to)|visiting from|works (?:at|for|in)|employed (?:at|by)|flown in from|transferred from|(?:moved|came|emigrated|immigrated|returned|arrived|relocated|flew)(?: here| back| in)? from|grew up in|(?:practice|clinic|office|surgery|hospital|plant|factory|mine|shipyard|farm|school|home|prison|camp|warehouse|base) in|originally from|city|town|address|addr|wohnhaft in|wohnt in|из города|г\.)[:\s]+"
     r"(?P<own>[^\W\d_][^\W\d_'’\-]*(?:[\s\-][^\W\d_]+)?)"
 )
 # a place that only its capital and its preposition tell: "from Ballarat", "at Grantham & District", "Monklands ward 14"
 _PROPER = re.compile(
-    r"(?<![^\W_])(?:from|at|near|via) (?P<a>[^\W\d_]{4,}(?:-[^\W\d_]+)*)(?:\s(?:&|and)\s(?P<b>[^\W\d_]{4,}))?(?![^\W_])(?!\s?v?\d)"
-    r"|(?<![^\W_])(?P<c>[^\W\d_]{5,}) (?:ward|theatre|bay|campus|er|icu|ed)(?![^\W_])"
+    r"(?<![^\W_])(?:at|in) (?P<e>[^\W\d_]{4,}) (?P<house>court|house|gardens|village|villas?|grange|heights|towers|manor|lodge|terrace|estate)(?![^\W_])"
+    r"|(?<![^\W_])(?:from|at|near) (?P<a>[^\W\d_]{4,}(?:-[^\W\d_]+)*)(?:\s(?:&|and)\s(?P<b>[^\W\d_]{4,}))?(?![^\W_])(?!\s?v?\d)"
+    r"|(?<![^\W_])(?P<c>[^\W\d_]{5,}) (?:ward|theatre|bay|campus|er|icu|ed|ambulance|police|constabulary|borough|district)(?![^\W_])"
     r"|(?<![^\W_])(?P<bad>bad) (?P<d>[^\W\d_]{4,})(?![^\W_])"
 )
 _EMPLOYER = re.compile(
@@ -241,7 +243,7 @@ def places(folded: str, capital: list[bool]) -> list[tuple[int, int]]:
     for match in _SAINT.finditer(folded):
         if capital[match.start("own")] and not capital[match.start("own") + 1]:
             spans.append(match.span())
-    for match in _RESIDENCE.finditer(folded):
+    for match in _residences(folded):
         words = list(re.finditer(r"[^\W\d_]+", match["own"]))
         own = [
             w for w in words if w[0] not in vocabulary() or (w is words[0] and w[0] not in common_words() | _GENERIC)
@@ -268,6 +270,14 @@ def places(folded: str, capital: list[bool]) -> list[tuple[int, int]]:
     return spans
 
 
+def _residences(folded: str) -> Iterator[re.Match[str]]:
+    """Every cue of a residence with what follows it; the next cue may lie in what follows."""
+    pos = 0
+    while (match := _RESIDENCE.search(folded, pos)) is not None:
+        yield match
+        pos = match.start("own")
+
+
 def _proper(folded: str, capital: list[bool]) -> list[tuple[int, int]]:
     """Places known by a capital and the words around them alone: words of the trade and eponyms are none."""
 
@@ -278,7 +288,11 @@ def _proper(folded: str, capital: list[bool]) -> list[tuple[int, int]]:
 
     spans = []
     for match in _PROPER.finditer(folded):
-        group = next(name for name in "acd" if match[name] is not None)
+        group = next(name for name in "acde" if match[name] is not None)
+        if group == "e":  # "at Foxglove Court": both with a capital, whatever the first word means
+            titles = [capital[at] and not capital[at + 1] for at in (match.start("e"), match.start("house"))]
+            spans += [(match.start("e"), match.end("house"))] if all(titles) else []
+            continue
         begin = match.start("bad") if match["bad"] else match.start(group)
         if named(*match.span(group)) and capital[begin]:
             spans.append((begin, match.end("b") if match["b"] and capital[match.start("b")] else match.end(group)))
@@ -339,5 +353,7 @@ def _own_name(match: re.Match[str]) -> tuple[int, int] | None:
             break
         if weak and len(word[0]) < 4:
             break
+        if match["head"] == "clinic" and word[0] in vocabulary() and word[0] not in _PLACE_WORDS | _HOLY | last_names():
+            continue  # "fracture clinic"
         start, distinctive = word.start(), True
     return None if start is None else (match.start() + start, match.end())

@@ -110,3 +110,26 @@ def test_a_zone_or_a_measure_is_no_identifier() -> None:
 
 def test_nobody_has_no_pattern() -> None:
     assert isinstance(NOBODY, Identity) and NOBODY.spans("anything") == []
+
+
+@pytest.mark.parametrize(
+    ("number", "text", "cleaned"),
+    [
+        ("QX-0", "id QX-0 rpt scan", "id rpt scan"),
+        ("QX-0", "ABD QX-0 portal", "ABD portal"),
+        ("AI9", "add-on to series 4/AI9 pelvis", "add-on to series 4/ pelvis"),
+        ("L5", "disc L5, S1", "disc L5, S1"),  # a vertebra, whoever has it as a number
+        ("CT1", "from CT1 scanner", "from CT1 scanner"),
+        ("T2", "AX T2 FLAIR", "AX T2 FLAIR"),
+    ],
+)
+def test_a_short_patient_number_of_letters_and_digits_goes_unless_findings_use_it(
+    number: str, text: str, cleaned: str
+) -> None:
+    assert clean_text(text, identity(frozenset([Source("id", number)])), -1) == cleaned
+
+
+def test_the_city_of_the_institution_goes_though_a_scale_is_named_after_it() -> None:
+    address = identity(frozenset([Source("place", "Dorpsstraat 4, 9712 AB Groningen")]))
+    assert clean_text("Groningen trauma series", address, -1) == "trauma series"
+    assert clean_text("Groningen frailty 4", NOBODY, -1) == "Groningen frailty 4"
