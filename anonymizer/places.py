@@ -257,6 +257,8 @@ def places(folded: str, capital: list[bool]) -> list[tuple[int, int]]:
             continue  # "In" is a word (or indium), "IN" is Indiana
         before = re.search(r"(?:(?<![^\W_])[^\W\d_]+[\s\-])?[^\W\d_]+$", folded[: match.start()])
         word = before and re.search(r"[^\W\d_]+$", before[0])
+        if word and _abbreviation(word[0], capital, match.start()):
+            continue  # "COPD, PA view"
         if before and word and word[0] not in vocabulary() and capital[before.start() + word.start()]:
             first = before[0].split()[0]
             own_start = (
@@ -268,6 +270,11 @@ def places(folded: str, capital: list[bool]) -> list[tuple[int, int]]:
     if not folded.isascii():
         spans += [m.span() for m in _FAR_EAST.finditer(folded)]
     return spans
+
+
+def _abbreviation(word: str, capital: list[bool], end: int) -> bool:
+    """Whether a short word that ends at ``end`` is written in capitals in a text that is not."""
+    return len(word) <= 5 and all(capital[end - len(word) : end]) and sum(capital) < 0.7 * len(capital) - 4
 
 
 def _residences(folded: str) -> Iterator[re.Match[str]]:
