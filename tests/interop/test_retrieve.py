@@ -17,6 +17,7 @@ import pytest
 from pydicom import Dataset
 
 from dicom_node.cli import run as fedpacs
+from dicom_node.config import NodeConfig
 from dicom_node.errors import ConfigError, InputError, RefusedError, UnreachableError
 from dicom_node.optout import opt_out
 from dicom_node.retrieve import qr
@@ -161,7 +162,7 @@ def test_a_pull_that_was_killed_goes_on_where_it_was(node: RunningNode, orthanc:
 class Qrscp:
     """dcmtk's dcmqrscp, holding the CT studies."""
 
-    def __init__(self, folder: Path, node: RunningNode) -> None:
+    def __init__(self, folder: Path, config: NodeConfig) -> None:
         self.port, self.folder = free_port(), folder
         (folder / "db").mkdir(parents=True)
         (folder / "qr.cfg").write_text(
@@ -169,7 +170,7 @@ class Qrscp:
 MaxPDUSize = 16384
 MaxAssociations = 16
 HostTable BEGIN
-node = ({node.config.dicom.ae_title}, 127.0.0.1, {node.config.dicom.port})
+node = ({config.dicom.ae_title}, 127.0.0.1, {config.dicom.port})
 HostTable END
 VendorTable BEGIN
 VendorTable END
@@ -218,7 +219,7 @@ AETable END
 
 @pytest.fixture
 def qrscp(tmp_path: Path, node: RunningNode) -> Iterator[Qrscp]:
-    made = Qrscp(tmp_path / "qr", node)
+    made = Qrscp(tmp_path / "qr", node.config)
     made.start()
     made.fill()
     yield made

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
 from dicom_node.errors import UnreachableError
@@ -28,22 +28,32 @@ def certificate(
 ) -> ec.EllipticCurvePrivateKey:
     """Write name.pem and name.key; self-signed CA without an issuer."""
     key = ec.generate_private_key(ec.SECP256R1())
+    write(folder, name, key, issuer or (x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]), key), ca=not issuer)
+    return key
+
+
+def write(
+    folder: Path,
+    name: str,
+    key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey,
+    issuer: tuple[x509.Name, ec.EllipticCurvePrivateKey],
+    ca: bool = False,
+) -> None:
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     now = datetime.datetime.now(datetime.UTC)
-    builder = x509.CertificateBuilder().subject_name(subject).issuer_name(issuer[0] if issuer else subject)
+    builder = x509.CertificateBuilder().subject_name(subject).issuer_name(issuer[0])
     builder = builder.public_key(key.public_key()).serial_number(x509.random_serial_number())
     builder = builder.not_valid_before(now - datetime.timedelta(days=1)).not_valid_after(
         now + datetime.timedelta(days=1)
     )
-    builder = builder.add_extension(x509.BasicConstraints(ca=issuer is None, path_length=None), critical=True)
+    builder = builder.add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
     address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
     builder = builder.add_extension(x509.SubjectAlternativeName([address]), critical=False)
-    signed = builder.sign(issuer[1] if issuer else key, hashes.SHA256())
+    signed = builder.sign(issuer[1], hashes.SHA256())
     (folder / f"{name}.pem").write_bytes(signed.public_bytes(serialization.Encoding.PEM))
     (folder / f"{name}.key").write_bytes(
         key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
-    return key
 
 
 @pytest.fixture
