@@ -15,6 +15,7 @@ from typing import Any
 
 from aggregator_client import hours, messages, trust
 from aggregator_client.approvals import require_approved
+from aggregator_client.attack import require_resisted
 from aggregator_client.contract import require_ready
 from aggregator_client.egress import EgressGate
 from aggregator_client.errors import MessageError, RefusedError
@@ -125,6 +126,7 @@ class Executor:
             )
         _fits(document.algorithm.name == "split", context.kind)
         if context.kind in SPLITTING:
+            require_resisted(self.config, self.audit, context.project_digest)
             head = {**self._head(context, digest), "run": run, "kind": ANSWERS[context.kind]}
             return self._split(document, context, request, head), document.privacy.model_dump(mode="json")
         require_ready(self.config, document)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from aggregator_client import private, reference
+from aggregator_client.attack import require_resisted
 from aggregator_client.compression import compress
 from aggregator_client.errors import RefusedError
 from aggregator_client.messages import Message
@@ -46,6 +47,8 @@ class LocalJob:
     deadline: float
 
     def run(self, head: dict[str, Any]) -> Message:
+        if self.context.kind == "train":
+            require_resisted(self.node.config, self.node.audit, self.context.project_digest)
         work = self._folder()
         if self.context.kind == "vote":
             return vote(self, work, head)

@@ -166,10 +166,12 @@ class PolicySettings(_Group):
 
 
 class PrivacySettings(_Group):
-    """The most a patient may lose over all projects that train with differential privacy."""
+    """The most a patient may lose over all projects that train with differential privacy; and, where `attack_bound` is set, the
+    largest share of images that `fedpacs audit attack` may tell apart in what a project would send, before anything is sent."""
 
     epsilon: float = Field(default=10.0, gt=0, le=1000)
     delta: float = Field(default=1e-5, gt=0, le=1e-3)
+    attack_bound: float | None = Field(default=None, ge=0, le=1)
 
 
 class OidcSettings(_Group):

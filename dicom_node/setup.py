@@ -77,6 +77,7 @@ paused = false
 [privacy]                           # the most a patient may lose over all projects with differential privacy
 epsilon = 10.0
 delta = 1e-5
+# attack_bound = 0.2                # send no update before `fedpacs audit attack` told at most this share of images apart
 
 [web]
 host = "127.0.0.1"                  # anything but loopback needs the two files below

@@ -30,6 +30,10 @@ HELP = {
 }
 
 
+EXTENDED_BY = {"audit": ("aggregator_client.cli.attack:attack",)}
+"""Commands that rooms further right add to a group of a room to their left; by name, for nothing here knows them."""
+
+
 class Commands(click.Group):
     """The top level, loading a room only when one of its commands is called."""
 
@@ -51,16 +55,24 @@ def _entries() -> dict[str, EntryPoint]:
 
 
 def _load(entry: EntryPoint) -> click.Command:
-    module, _, attribute = entry.value.partition(":")
+    command = _command(entry.name, entry.value)
+    for value in EXTENDED_BY.get(entry.name, ()):
+        added = _command(value.rpartition(":")[2], value)
+        command.add_command(added)  # type: ignore[attr-defined]
+    _tell_arguments(command)
+    return command
+
+
+def _command(name: str, value: str) -> click.Command:
+    module, _, attribute = value.partition(":")
     target: Any = getattr(importlib.import_module(module), attribute)
     if not isinstance(target, typer.Typer):
         app = typer.Typer(add_completion=False)
-        app.command(entry.name)(target)
+        app.command(name)(target)
         target = app
     target.rich_markup_mode = "markdown"  # the default takes "[federation]" in a help text for mark-up, and drops it
     command = typer.main.get_command(target)
-    command.name = entry.name
-    _tell_arguments(command)
+    command.name = name
     return command
 
 

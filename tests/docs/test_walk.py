@@ -170,6 +170,7 @@ def _federation(walk: Walk, config: Path, tmp_path: Path) -> None:
     for verb in ("approve", "suspend", "approve", "withdraw"):
         walk("project", verb, signed, *at, "--by", "Ada", "--reason", "walk")
     walk("project", "list", *at)
+    walk("audit", "attack", signed, *at, code=9)  # there are too few patients to attack
     again = tmp_path / "second.toml"
     again.write_text((tmp_path / "chest.toml").read_text().replace('name = "walk"', 'name = "another"'))
     walk("project", "sign", again, "--coordinator", tmp_path / "coordinator", "--out", tmp_path / "second.json")

@@ -1,0 +1,1 @@
+"""Attacks that a hospital runs on its own would-be updates before it shares any."""
