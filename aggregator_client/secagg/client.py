@@ -137,9 +137,9 @@ class SecureClient:
 
         return Message.decode(self._attempt.answer("shares", adverts, make))
 
-    def _circle(self, data: bytes) -> tuple[list[bytes], Circle]:
+    def _circle(self, data: bytes, proven: bool = False) -> tuple[list[bytes], Circle]:
         """Everybody's keys, and the roster they make."""
-        adverts = unbundle(data, "advert", self.plan.members)
+        adverts = unbundle(data, "advert", self.plan.members, proven)
         enough(self.plan, adverts, "the exchange of keys")
         if self.me not in adverts or adverts[self.me].body.get("key") != pack(self._secrets.public):
             raise RefusedError("The coordinator replaced this site's key of the round: the round is given up here.")
@@ -185,12 +185,12 @@ class SecureClient:
             made.append(masked)
         return statement, made[0]
 
-    def _dealt(self, dealt: Message) -> Dealt:
-        """What this site was dealt, everything checked against everything."""
+    def _headers(self, dealt: Message, proven: bool = False) -> tuple[Circle, dict[str, Statement]]:
+        """The roster, and what each of it signed about its dealing."""
         asked, answered = self._attempt.kept("shares")
-        _, circle = self._circle(asked)
+        _, circle = self._circle(asked, proven=True)
         own = Message.decode(answered).parts["header"]
-        statements = unbundle(dealt.parts.get("headers", b""), "header", self.plan.members)
+        statements = unbundle(dealt.parts.get("headers", b""), "header", self.plan.members, proven)
         enough(self.plan, statements, "the dealing of shares")
         if (
             self.me not in statements
@@ -198,6 +198,11 @@ class SecureClient:
             or not set(statements) <= set(circle.roster)
         ):
             raise RefusedError("The coordinator changed what was dealt: the round is given up here.")
+        return circle, statements
+
+    def _dealt(self, dealt: Message, proven: bool = False) -> Dealt:
+        """What this site was dealt, everything checked against everything."""
+        circle, statements = self._headers(dealt, proven)
         headers = {name: Header.read(one, circle) for name, one in statements.items()}
         others = [name for name in statements if name != self.me]
         boxes, size = dealt.parts.get("boxes", b""), circle.box_bytes
@@ -226,16 +231,17 @@ class SecureClient:
 
         def make() -> bytes:
             asked, answered = self._attempt.kept("masked")
-            mine = self._dealt(Message.decode(asked))
-            masked = unbundle(survivors, "masked", {name: self.plan.members[name] for name in mine.payloads})
+            circle, headers = self._headers(Message.decode(asked), proven=True)
+            ctx = dealt_hash(circle.ctx, headers)
+            masked = unbundle(survivors, "masked", {name: self.plan.members[name] for name in headers})
             enough(self.plan, masked, "the masked updates")
             if self.me not in masked or masked[self.me].encode() != answered:
                 raise RefusedError(
                     "The coordinator left out or changed this site's update: the round is given up here."
                 )
-            if any(one.body.get("dealt") != mine.ctx.hex() for one in masked.values()):
+            if any(one.body.get("dealt") != ctx.hex() for one in masked.values()):
                 raise RefusedError("The sites were dealt different shares: the round is given up here.")
-            return self._say("agree", {"survivors": survivors_hash(mine.ctx, masked).hex()})
+            return self._say("agree", {"survivors": survivors_hash(ctx, masked).hex()})
 
         return self._attempt.answer("agree", survivors, make)
 
@@ -243,10 +249,10 @@ class SecureClient:
         """The shares that open the sum of the survivors, and no other."""
 
         def make() -> bytes:
-            mine = self._dealt(Message.decode(self._attempt.kept("masked")[0]))
+            mine = self._dealt(Message.decode(self._attempt.kept("masked")[0]), proven=True)
             asked, answered = self._attempt.kept("agree")
-            masked = unbundle(asked, "masked", self.plan.members)
-            agreement = read(answered, "agree", self.plan.members)
+            masked = unbundle(asked, "masked", self.plan.members, proven=True)
+            agreement = read(answered, "agree", self.plan.members, proven=True)
             agreed = unbundle(agreements, "agree", {name: self.plan.members[name] for name in masked})
             enough(self.plan, agreed, "the agreement")
             if any(one.body != agreement.body for one in agreed.values()):

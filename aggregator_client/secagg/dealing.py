@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
@@ -40,7 +41,12 @@ class Secrets:
         """The HPKE key of the round, as `keys.sealing_private_key` takes it."""
         return self.draw("hpke", SEALING_PRIVATE_BYTES)
 
-    @property
+    @cached_property
+    def opener(self) -> Any:
+        """The same key as the cipher takes it; made once, since all boxes are opened with it."""
+        return sealing_private_key(self.private)
+
+    @cached_property
     def public(self) -> bytes:
         return sealing_public_of(self.private)
 
@@ -154,7 +160,7 @@ def open_box(secrets: Secrets, dealer: str, me: str, circle: Circle, header: Hea
     if hashlib.sha256(box).digest() != header.boxes[mine]:
         raise MessageError(f"The box of {dealer} was changed on its way: the round is given up here.")
     try:
-        payload = _SUITE.decrypt(box, sealing_private_key(secrets.private), info=circle.info(dealer, me))
+        payload = _SUITE.decrypt(box, secrets.opener, info=circle.info(dealer, me))
     except (InvalidTag, ValueError):
         payload = b""
     fits = len(payload) == circle.payload_bytes and root_of(circle, dealer, me, payload) == header.roots[mine]

@@ -40,18 +40,23 @@ def stream(seed: bytes, transcript: bytes, sign: int) -> Stream:
     return Stream(hashlib.sha256(b"fedpacs secagg v1 mask\x00" + transcript + seed).digest(), sign)
 
 
-class Keystream:
-    """A stream's words from one position on. `word`: bytes of an element."""
+def room_for(word: int) -> bytearray:
+    """Memory for the words of one block; update_into asks for room for one more block of the cipher."""
+    return bytearray(BLOCK * word + 16)
 
-    def __init__(self, key: bytes, word: int, start: int = 0) -> None:
+
+class Keystream:
+    """A stream's words from one position on. `word`: bytes of an element; `buffer`: memory it may share with others."""
+
+    def __init__(self, key: bytes, word: int, start: int = 0, buffer: bytearray | None = None) -> None:
         counter, rest = divmod(start * word, 16)
         assert rest == 0
         self._encryptor = Cipher(AES(key), CTR(counter.to_bytes(16))).encryptor()
-        self._word, self._buffer = word, bytearray(BLOCK * word + 16)  # update_into asks for room for one more block
+        self._word, self._buffer = word, room_for(word) if buffer is None else buffer
         self._view = np.frombuffer(self._buffer, f"<u{word}")
 
     def next(self, count: int) -> Words:
-        """The next `count` (at most BLOCK) words; they are overwritten by the next call."""
+        """The next `count` (at most BLOCK) words; the next call, of any that shares the buffer, overwrites them."""
         self._encryptor.update_into(memoryview(_ZEROS)[: count * self._word], self._buffer)
         return self._view[:count]
 
@@ -96,13 +101,14 @@ def mask(
     word = ring.bits // 8
 
     def work(start: int, end: int) -> list[bytes]:
-        noise, room = Keystream(noise_key, 4, start), Room(BLOCK)
-        keys = [(Keystream(one.key, word, start), one.sign) for one in streams]
+        buffer, room = room_for(max(word, 4)), Room()  # one for all: more of them would not fit into the cache
+        noise = Keystream(noise_key, 4, start, buffer)
+        keys = [(Keystream(one.key, word, start, buffer), one.sign) for one in streams]
         digests = []
         for at in range(start, end, BLOCK):
             block = out[at : min(at + BLOCK, end)]
             plain = values[at : at + block.size]
-            ring.encode(plain, share, noise.next(plain.size).view(np.int32), room, block[: plain.size])
+            ring.encode(plain, share, noise.next(plain.size), room, block[: plain.size])
             if plain.size < block.size:
                 first = max(at - values.size, 0)
                 block[plain.size :] = ring.limbs(weight)[first : first + block.size - plain.size]
@@ -142,7 +148,8 @@ def unmask(total: Words, streams: Sequence[Stream], threads: int | None = None) 
     word = total.dtype.itemsize
 
     def work(start: int, end: int) -> None:
-        keys = [(Keystream(one.key, word, start), -one.sign) for one in streams]
+        buffer = room_for(word)
+        keys = [(Keystream(one.key, word, start, buffer), -one.sign) for one in streams]
         for at in range(start, end, BLOCK):
             _apply(total[at : min(at + BLOCK, end)], keys)
 

@@ -1,7 +1,7 @@
 """Fixed point in the ring of integers modulo 2^bits: unbiased rounding on the way in, no wrap-around for the whole cohort.
 
 A value is clipped to ±clip and scaled so that the cohort's sum stays inside the ring. What lies between two steps goes to either
-by chance, in proportion (stochastic rounding), so that the mean is exact. The sum is exact: it is that of plain integers.
+by chance, in proportion (stochastic rounding), so that no value is pulled one way. The sum is that of plain integers, exactly.
 """
 
 from __future__ import annotations
@@ -23,14 +23,16 @@ LIMBS, LIMB_BITS = 4, 8
 MAX_MEMBERS = 50
 _MAGIC = 1.5 * 2.0**52
 _EXACT = 2**51 - 1
+_PART = 1 << 13
+"""Elements encoded at a time: their temporaries stay in the nearest cache."""
 
 
 class Room:
-    """Memory to encode up to `size` elements in, used again and again."""
+    """Memory to encode in, used again and again."""
 
-    def __init__(self, size: int) -> None:
-        self.zeros, self.clipped = np.zeros(size, np.float32), np.empty(size, np.float32)
-        self.scaled, self.chance = np.empty(size, np.float64), np.empty(size, np.float64)
+    def __init__(self) -> None:
+        self.zeros, self.narrow = np.zeros(_PART, np.float32), np.empty(_PART, np.float32)
+        self.wide, self.chance = np.empty(_PART, np.float64), np.empty(_PART, np.float64)
 
 
 @dataclass(frozen=True)
@@ -47,8 +49,12 @@ class Ring:
 
     @property
     def limit(self) -> int:
-        """The integer that `clip` becomes. One is kept back for rounding; float64 is exact to 51 bits and a sign."""
-        return min((2 ** (self.bits - 1) - 1) // self.members - 1, _EXACT)
+        """The integer that `clip` becomes. One is kept back for rounding, and what float32 (24 bits) may add to it.
+
+        The 64-bit ring is encoded in float64, exact to 51 bits and a sign.
+        """
+        whole = (2 ** (self.bits - 1) - 1) // self.members - 1
+        return min(whole, _EXACT) if self.bits == 64 else whole - (whole >> 21)
 
     @property
     def step(self) -> float:
@@ -56,30 +62,52 @@ class Ring:
         return float(np.float32(self.clip)) / self.limit  # as it is clipped: in float32, 0.001 is a little more
 
     def encode(
-        self, values: NDArray[np.float32], share: float, noise: NDArray[np.int32], room: Room, out: Words
+        self, values: NDArray[np.float32], share: float, noise: NDArray[np.uint32], room: Room, out: Words
     ) -> None:
-        """`values · share` in fixed point into `out`. `noise`: uniform random words, one an element. share is at most 1.
+        """`values · share` in fixed point into `out`. `noise`: uniform random words, one an element, used up. share is at most 1.
 
         Raises MessageError for NaN and infinity, which a cast would turn into some number of the ring.
         """
-        count = values.size
-        clipped, scaled, chance = room.clipped[:count], room.scaled[:count], room.chance[:count]
-        with np.errstate(invalid="ignore"):
-            probe = np.dot(values, room.zeros[:count])  # ∞·0 and NaN·0 are NaN: one fast pass
-        if not np.isfinite(probe):
-            raise MessageError("The update holds NaN or infinite values: it is not sent; lower the learning rate.")
-        np.clip(values, -self.clip, self.clip, out=clipped)
-        np.multiply(clipped, share / self.step, out=scaled, dtype=np.float64)
-        np.multiply(
-            noise, 2.0**-32, out=chance
-        )  # in [-1/2, 1/2): rounding to nearest then goes up as the fraction says
+        work = self._wide if self.bits == 64 else self._narrow
+        for start in range(0, values.size, _PART):
+            part = values[start : start + _PART]
+            with np.errstate(invalid="ignore"):
+                probe = np.dot(part, room.zeros[: part.size])  # ∞·0 and NaN·0 are NaN: one fast pass
+            if not np.isfinite(probe):
+                raise MessageError("The update holds NaN or infinite values: it is not sent; lower the learning rate.")
+            work(part, share / self.step, noise[start : start + _PART], room, out[start : start + _PART])
+
+    def _clipped(self, values: NDArray[np.float32], room: Room) -> NDArray[np.float32]:
+        made, most = room.narrow[: values.size], np.float32(self.clip)
+        np.maximum(values, -most, out=made)
+        np.minimum(made, most, out=made)
+        return made
+
+    def _narrow(
+        self, values: NDArray[np.float32], scale: float, noise: NDArray[np.uint32], room: Room, out: Words
+    ) -> None:
+        """In float32, whose own steps are the values': a number above 2^24 steps is a whole one and is not rounded by chance."""
+        scaled = self._clipped(values, room)
+        np.multiply(scaled, np.float32(scale), out=scaled)
+        np.right_shift(noise, 9, out=noise)
+        np.bitwise_or(noise, 0x3F800000, out=noise)  # 23 random bits below a one: a float32 in [1, 2)
+        chance = noise.view(np.float32)
+        np.subtract(chance, np.float32(1.5), out=chance)  # rounding to nearest then goes up as the fraction says
+        np.add(scaled, chance, out=scaled)
+        np.rint(scaled, out=scaled)
+        np.copyto(out.view(f"<i{self.bits // 8}"), scaled, casting="unsafe")
+
+    def _wide(
+        self, values: NDArray[np.float32], scale: float, noise: NDArray[np.uint32], room: Room, out: Words
+    ) -> None:
+        """In float64."""
+        scaled, chance = room.wide[: values.size], room.chance[: values.size]
+        np.multiply(self._clipped(values, room), scale, out=scaled, dtype=np.float64)
+        np.multiply(noise.view(np.int32), 2.0**-32, out=chance)
         scaled += chance
-        scaled += _MAGIC  # its unit in the last place is 1, so the low bits are the rounded integer in two's complement
-        if self.bits == 64:
-            scaled -= _MAGIC
-            np.copyto(out.view(np.int64), scaled, casting="unsafe")
-        else:
-            np.copyto(out, scaled.view(np.uint64), casting="unsafe")
+        scaled += _MAGIC  # its unit in the last place is 1: what is left after it is taken away again is whole
+        scaled -= _MAGIC
+        np.copyto(out.view(np.int64), scaled, casting="unsafe")
 
     def decode(self, total: Words, divisor: float) -> NDArray[np.float32]:
         """The sum as numbers, divided by `divisor`."""
