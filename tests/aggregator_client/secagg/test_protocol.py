@@ -24,7 +24,7 @@ from aggregator_client.messages import Message
 from aggregator_client.secagg import masks, shamir
 from aggregator_client.secagg.client import SecureClient, dealt_hash
 from aggregator_client.secagg.server import SecureServer
-from aggregator_client.secagg.transcript import hashed, say, threshold, unbundle
+from aggregator_client.secagg.transcript import canonical, hashed, say, threshold, unbundle
 from tests.aggregator_client.secagg.cohort import STAGES, Cohort
 
 
@@ -243,6 +243,45 @@ def test_a_replaced_key_of_the_round_is_noticed_and_the_secrets_are_erased(cohor
         made.client("a01", plan).advert()
     # another site cannot tell, but then its boxes are for another roster and open nowhere
     made.client("a00", plan).shares(b"\n".join(lines))
+
+
+def forged(bundle, site):
+    """The bundle with `site`'s statement as it stands, but under a signature of somebody else's."""
+    lines, stranger = [json.loads(line) for line in bundle.split(b"\n")], Ed25519PrivateKey.generate()
+    return b"\n".join(
+        say(one["kind"], site, one["body"], stranger).encode() if one["by"] == site else canonical(one) for one in lines
+    )
+
+
+@pytest.mark.parametrize("stage", STAGES[1:])
+def test_a_site_proves_the_others_signatures_at_each_stage_before_it_answers(cohort, stage):
+    made = cohort(4)
+    plan = made.plan()
+    client, server = made.client("a00", plan), made.server(plan)
+    for site in made.names:
+        server.take_advert(site, made.client(site, plan).advert())
+    adverts = server.adverts()
+    if stage != "shares":
+        for site in made.names:
+            server.take_shares(site, made.client(site, plan).shares(adverts))
+    if stage in ("agree", "unmask"):
+        for site in made.names:
+            server.take_masked(site, *made.client(site, plan).masked(server.dealt(site), made.values[site], 5))
+    if stage == "unmask":
+        for site in made.names:
+            server.take_agreement(site, made.client(site, plan).agree(server.survivors()))
+    with pytest.raises(SignatureError):
+        if stage == "shares":
+            client.shares(forged(adverts, "a01"))
+        elif stage == "masked":
+            parts = server.dealt("a00").parts
+            client.masked(Message({}, {**parts, "headers": forged(parts["headers"], "a01")}), made.values["a00"], 5)
+        elif stage == "agree":
+            client.agree(forged(server.survivors(), "a01"))
+        else:
+            client.unmask(forged(server.agreements(), "a01"))
+    with pytest.raises(RefusedError, match="erased"):
+        made.client("a00", plan)._secrets  # noqa: B018
 
 
 def test_two_different_rosters_open_no_boxes(cohort):
