@@ -18,9 +18,16 @@ from pydicom import dcmread
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
 from pydicom.uid import AllTransferSyntaxes
+from pynetdicom import AE, build_role
+from pynetdicom.pdu_primitives import (
+    AsynchronousOperationsWindowNegotiation,
+    SOPClassExtendedNegotiation,
+    UserIdentityNegotiation,
+)
 from pynetdicom.sop_class import _STORAGE_CLASSES
 
 from dicom_node.config import AeRule
+from dicom_node.spool import part10
 from tests.dicom_node.receiver.conftest import Receiver
 from tests.dicom_node.receiver.wire import (
     BIG,
@@ -218,6 +225,28 @@ def test_addresses_versions_and_contexts_that_are_not_ours_are_rejected(receiver
     ):
         with Raw(one.port) as raw:
             assert raw.associate(**options) == (3, answer), options
+
+
+def test_offers_that_are_not_taken_up_do_not_stand_in_the_way(receiver: Make) -> None:
+    """User identity with an answer asked for, an operations window, extended and role negotiation (PS3.7 annex D.3.3)."""
+    one = receiver()
+    who, window = UserIdentityNegotiation(), AsynchronousOperationsWindowNegotiation()
+    who.user_identity_type, who.primary_field, who.secondary_field = 2, b"radiographer", b"secret"
+    who.positive_response_requested = True
+    window.maximum_number_operations_invoked = window.maximum_number_operations_performed = 5
+    more = SOPClassExtendedNegotiation()
+    more.sop_class_uid, more.service_class_application_information = CT, b"\x02\x00\x03\x00\x01\x00"
+    ae = AE("MODALITY")
+    ae.add_requested_context(CT, EXPLICIT)
+    offers = [who, window, more, build_role(CT, scu_role=True, scp_role=True)]
+    association = ae.associate("127.0.0.1", one.port, ext_neg=offers)
+    assert association.is_established
+    acceptor = association.acceptor
+    assert acceptor.asynchronous_operations != (5, 5) and not acceptor.user_identity
+    ds = dcmread(BytesIO(b"".join((part10.prefix(CT, "2.25.77", EXPLICIT), dataset("2.25.77")))))
+    assert association.send_c_store(ds).Status == 0
+    association.release()
+    assert len(stored(one, "2.25.77")) == 1 and b"secret" not in one.log().encode()
 
 
 def test_one_association_too_many_is_told_to_come_back_and_may_once_another_has_ended(receiver: Make) -> None:
