@@ -23,7 +23,9 @@ from pydicom.uid import (
 
 from anonymizer.pixels import clean_pixels, needs_look
 from anonymizer.pixels.benign import is_benign
+from anonymizer.pixels.clean import _extreme
 from anonymizer.pixels.frames import projections, standing_out
+from anonymizer.pixels.ocr import TextRegion
 from anonymizer.pixelstep import clean_picture
 
 SIZE = 256
@@ -229,3 +231,15 @@ def test_pixel_data_too_short_fails_closed() -> None:
     ds.PixelData = ds.PixelData[: SIZE * 10]
     outcome = clean_pixels(ds)
     assert outcome.status == "failed" and "shorter" in outcome.reason
+
+
+def test_a_find_in_an_unsuspected_picture_must_be_read_or_hold_extreme_values() -> None:
+    ds = image(np.full((1, 60, 60), 500, dtype=np.uint16), Modality="MR")
+    frame = ds.pixel_array.copy()
+    frame[0, 0], frame[10:14, 10:40], frame[40:44, 10:40] = 4000, 4000, 1500
+    ds.PixelData, mask = frame.tobytes(), np.ones((10, 40), dtype=bool)
+    letters = TextRegion(slice(8, 18), slice(5, 45), mask, 0.5, 4.0)
+    gyrus = TextRegion(slice(35, 45), slice(5, 45), mask, 0.5, 4.0)
+    ds.PixelData = np.where(frame == 500, 600, frame).astype(np.uint16).tobytes()
+    ds.PixelData = ds.PixelData[:-2] + bytes(2)
+    assert _extreme(ds, letters, [0]) and not _extreme(ds, gyrus, [0])
