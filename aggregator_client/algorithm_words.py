@@ -14,7 +14,7 @@ WORDS: Mapping[str, str] = {
     "fedavg": f"{_MEAN}, a hospital with more images counting for more (federated averaging) unless the project says equally.",
     "fedprox": f"{_MEAN}; each hospital's training is held near the common model, so that unlike hospitals pull it apart less.",
     "scaffold": f"{_MEAN}; a correction, sent beside the model, takes out how each hospital's data pull in their own direction.",
-    "fedbn": f"{_MEAN}, except for the layers that fit the look of your scanners' images: those stay in your hospital.",
+    "fedbn": f"{_MEAN}, except for what fits the look of your scanners' images: that stays in your hospital.",
     "fedper": f"{_MEAN}, except for the last layers: each hospital keeps its own, which never leave it.",
     "fednova": f"{_MEAN}, evening out that some hospitals take more training steps than others.",
     "fedavgm": f"{_MEAN}, and keeps some of the direction of the rounds before.",

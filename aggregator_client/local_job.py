@@ -149,6 +149,7 @@ class LocalJob:
             weights_in=work / "given.safetensors",
             initial_seed=self._unproven(model),
             state_in=state,
+            reestimate_norm=self.algorithm == "fedbn",
             out=work / "out",
             device=self.node.config.federation.device,
             threads=int(os.environ.get("OMP_NUM_THREADS", "0")),
@@ -191,7 +192,8 @@ class LocalJob:
     def _own_names(self, model: Mapping[str, Any]) -> set[str]:
         """The arrays that never leave this site under the project's algorithm."""
         if self.algorithm == "fedbn":
-            return weights.norm_layers(model)
+            whole = self.document.algorithm.args.get("keep", "layers") == "layers"
+            return weights.norm_layers(model) if whole else weights.norm_statistics(model)
         if self.algorithm == "fedper":
             heads = tuple(str(part) for part in self.document.algorithm.args.get("head", ("head.",)))
             return {name for name in model if name.startswith(heads)}

@@ -93,6 +93,39 @@ class Result:
 Fit = Callable[[sim.Settings, list[sim.Site], int], Result]
 
 
+class Shared:
+    """What several rows of a seed begin with (the hospitals' own models, FedAvg's run), trained once.
+
+    `owed`: the processor seconds that the row under way did not spend because an earlier one had.
+    """
+
+    def __init__(self) -> None:
+        self.kept: dict[tuple[int, str], tuple[Any, float]] = {}
+        self.owed = 0.0
+
+    def __call__(self, sites: list[sim.Site], what: str, make: Callable[[], Any]) -> Any:
+        key = (id(sites), what)
+        if key in self.kept:
+            self.owed += self.kept[key][1]
+        else:
+            started = time.process_time()
+            value = make()
+            self.kept[key] = (value, time.process_time() - started)
+        return self.kept[key][0]
+
+    def forget(self) -> None:
+        self.kept.clear()
+
+
+SHARED = Shared()
+
+
+def own_models(settings: sim.Settings, sites: list[sim.Site], seed: int) -> list[sim.Weights]:
+    """Each hospital's model of its own data alone."""
+    found: list[sim.Weights] = SHARED(sites, "own", lambda: [sim.alone(settings, site.train, seed) for site in sites])
+    return found
+
+
 def judged(settings: sim.Settings, sites: list[sim.Site], models: sim.Models, **facts: Any) -> Result:
     """A run's result from its model, or its models by site."""
     by_site = [models[i] if isinstance(models, list) else models for i in range(len(sites))]
@@ -125,7 +158,12 @@ class Federated:
         every = len(sites) if self.visits else 1
         transfer = TransferSettings.model_validate(self.transfer) if self.transfer else None
         strategy = choose(self.name, args)
-        done = sim.federate(settings, sites, strategy, seed, rounds=rounds, trace_every=every, transfer=transfer)
+
+        def run() -> sim.Outcome:
+            return sim.federate(settings, sites, strategy, seed, rounds=rounds, trace_every=every, transfer=transfer)
+
+        plain = self.name == "fedavg" and not self.args and not self.local and transfer is None
+        done = SHARED(sites, "fedavg", run) if plain else run()
         models = done.models
         if self.personal is not None and isinstance(models, dict):
             tuned = replace(settings, local=settings.local.model_copy(update=dict(self.personal)))
@@ -140,7 +178,7 @@ def cds(settings: sim.Settings, sites: list[sim.Site], seed: int) -> Result:
 
 def local_only(settings: sim.Settings, sites: list[sim.Site], seed: int) -> Result:
     """Mean over the hospitals' own models, each scored on the pooled images; by site, each on its own."""
-    models = [sim.alone(settings, site.train, seed) for site in sites]
+    models = own_models(settings, sites, seed)
     whole = [judged(settings, sites, model) for model in models]
     own = [sim.score(settings, model, [site.test]) for model, site in zip(models, sites, strict=True)]
     return Result(float(np.mean([r.test for r in whole])), float(np.mean([r.validation for r in whole])), own)
@@ -153,7 +191,7 @@ class Ensemble:
     how: str = "mean"
 
     def __call__(self, settings: sim.Settings, sites: list[sim.Site], seed: int) -> Result:
-        models = [sim.alone(settings, site.train, seed) for site in sites]
+        models = own_models(settings, sites, seed)
         own = [sim.score(settings, model, [s.validation]) for model, s in zip(models, sites, strict=True)]
         said = {
             name: self.said(settings, models, own, [getattr(s, name) for s in sites]) for name in ("test", "validation")
@@ -176,7 +214,7 @@ class Ensemble:
 
 def distilled(settings: sim.Settings, sites: list[sim.Site], seed: int) -> Result:
     """A student of the ensemble: it sees the validation images as reference studies, without their labels."""
-    models = [sim.alone(settings, site.train, seed) for site in sites]
+    models = own_models(settings, sites, seed)
     reference = pool([site.validation for site in sites])
     said = combine([sim.probabilities(settings, model, reference) for model in models])
     network = NetworkSpec(name=settings.network, args=settings.args)
@@ -200,8 +238,9 @@ ALGORITHMS: dict[str, Fit] = {
     "fedavg_equal": Federated("fedavg", {"weighting": "equal"}),
     "fedavg_half": Federated("fedavg", {"share": 0.5}),
     "fedprox": Federated("fedprox", {"mu": 0.01}),
-    "scaffold": Federated("scaffold", local={"optimizer": "sgd", "lr": 0.5}),
+    "scaffold": Federated("scaffold", {"weighting": "samples"}),
     "fedbn": Federated("fedbn"),
+    "fedbn_statistics": Federated("fedbn", {"keep": "statistics"}),
     "fednova": Federated("fednova"),
     "fedavgm": Federated("fedavgm", {"momentum": 0.5}),
     "fedadam": Federated("fedadam", {"server_lr": 0.03}),
@@ -236,10 +275,10 @@ ALGORITHMS: dict[str, Fit] = {
 def row(
     task: str, scenario: str, seed: int, name: str, settings: sim.Settings, sites: list[sim.Site]
 ) -> dict[str, Any]:
-    """One algorithm on one seed."""
-    started = time.monotonic()
+    """One algorithm on one seed; `seconds` of the processor, whatever else the machine does meanwhile."""
+    started, SHARED.owed = time.process_time(), 0.0
     result = ALGORITHMS[name](settings, sites, seed)
-    seconds = round(time.monotonic() - started, 2)
+    seconds = round(time.process_time() - started + SHARED.owed, 2)
     return {"task": task, "scenario": scenario, "seed": seed, "algorithm": name, "seconds": seconds, **vars(result)}
 
 
@@ -290,6 +329,7 @@ def measure(task: str, scenario: str, names: list[str], seeds: list[int], out: P
     have = {(one["seed"], one["algorithm"]) for one in kept}
     for seed in seeds:
         wanted = [name for name in names if (seed, name) not in have]
+        SHARED.forget()
         sites = hospitals(task, scenario, seed, settings.size) if wanted else []
         for name in wanted:
             kept.append(row(task, scenario, seed, name, settings, sites))

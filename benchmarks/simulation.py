@@ -16,7 +16,7 @@ from torch import nn
 
 from aggregator_client.compression import TransferSettings, compress, decompress
 from aggregator_client.coordinator.strategies import Strategy, Update
-from aggregator_client.coordinator.strategies.fedbn import KeepsLayers
+from aggregator_client.coordinator.strategies.fedbn import FedBN, KeepsLayers
 from aggregator_client.schedule import round_lr
 from trainer import networks, weights
 from trainer.evaluation.classification import macro_auc, predict
@@ -57,7 +57,9 @@ class Settings:
         return self.local.model_copy(update={"lr": round_lr(self.local.lr, number + 1, rounds, name, args or {})})
 
     def build(self) -> nn.Module:
-        return networks.build(self.network, self.args)
+        """The network with its channels last in memory, which convolutions of few channels on a CPU are quickest with."""
+        model: nn.Module = networks.build(self.network, self.args).to(memory_format=torch.channels_last)
+        return model
 
     def start(self, seed: int) -> Weights:
         return networks.initial_weights(self.network, self.args, seed)
@@ -128,6 +130,8 @@ def federate(
         outcome.models = current
         if isinstance(strategy, KeepsLayers):
             outcome.models = [{**current, **kept} for kept in homes]
+        if isinstance(strategy, FedBN):  # as a site does before it evaluates
+            outcome.models = [renewed(settings, m, s.train) for m, s in zip(outcome.models, sites, strict=True)]
         if number % trace_every == 0:
             outcome.trace.append(score(settings, outcome.models, [site.validation for site in sites]))
     return outcome
@@ -181,12 +185,18 @@ def centralised(settings: Settings, sites: list[Site], seed: int) -> Weights:
     return alone(settings, pool([site.train for site in sites]), seed)
 
 
-def probabilities(settings: Settings, current: Weights, part: Samples, renew: Samples | None = None) -> np.ndarray:
-    """[N, classes] or, for masks, [N, classes, H, W]; with `renew`, norm statistics are re-estimated on it first."""
+def renewed(settings: Settings, current: Weights, samples: Samples) -> Weights:
+    """The same weights with the norm layers' statistics re-estimated on these samples."""
     model = settings.build()
     weights.into_module(model, current)
-    if renew is not None:
-        reestimate_norm(model, renew)
+    reestimate_norm(model, samples)
+    return weights.from_module(model)
+
+
+def probabilities(settings: Settings, current: Weights, part: Samples) -> np.ndarray:
+    """[N, classes] or, for masks, [N, classes, H, W]."""
+    model = settings.build()
+    weights.into_module(model, current)
     if not part.masks:
         return predict(model, part)
     model.eval()
@@ -194,10 +204,10 @@ def probabilities(settings: Settings, current: Weights, part: Samples, renew: Sa
         return np.concatenate([torch.softmax(model(images), 1).numpy() for images, _ in part.batches(32)])
 
 
-def score(settings: Settings, current: Models, parts: list[Samples], renew: list[Samples] | None = None) -> float:
+def score(settings: Settings, current: Models, parts: list[Samples]) -> float:
     """Macro AUC, or Dice for masks, over the pooled samples of all sites; a list holds one model a site."""
     said = [
-        probabilities(settings, current[i] if isinstance(current, list) else current, part, renew[i] if renew else None)
+        probabilities(settings, current[i] if isinstance(current, list) else current, part)
         for i, part in enumerate(parts)
     ]
     return merit(parts, said)

@@ -146,3 +146,9 @@ def norm_layers(weights: Mapping[str, np.ndarray]) -> set[str]:
     """The names that belong to BatchNorm layers: every array beside a `running_mean` (what FedBN keeps at a site)."""
     layers = {name.removesuffix("running_mean") for name in weights if name.endswith("running_mean")}
     return {name for name in weights if name[: name.rfind(".") + 1] in layers}
+
+
+def norm_statistics(weights: Mapping[str, np.ndarray]) -> set[str]:
+    """Of those, what is counted and not learned: running means and variances, and the number of batches."""
+    counted = ("running_mean", "running_var", "num_batches_tracked")
+    return {name for name in norm_layers(weights) if name.endswith(counted)}

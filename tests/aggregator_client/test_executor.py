@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
@@ -219,6 +220,19 @@ def test_a_hospital_whose_data_do_not_fulfil_the_contract_sits_it_out(tmp_path, 
     with closing(Desk(tmp_path, trainer, contract={"min_train_images": 500})) as made:
         made.hospital.approve(made.project)
         refused(made.ask(1), "data contract")
+
+
+def test_fedbn_keeps_statistics_alone_where_asked_and_re_estimates_them_before_it_evaluates(tmp_path, trainer):
+    with closing(Desk(tmp_path, trainer, algorithm={"name": "fedbn", "args": {"keep": "statistics"}})) as made:
+        made.hospital.approve(made.project)
+        sent = weights.from_bytes(made.ask(1).parts["model"])
+        given = weights.from_bytes(made.model)
+        assert given.keys() - sent.keys() == weights.norm_statistics(given) and weights.norm_statistics(given)
+        kept = weights.load(next((made.config.storage.federation / "kept").glob("*/*/own.safetensors")))
+        assert kept.keys() == weights.norm_statistics(given)
+        made.ask(2)
+        spec = next((made.config.storage.federation / "work").glob("*-0002-train")) / "spec.json"
+        assert json.loads(spec.read_text())["reestimate_norm"]
 
 
 @pytest.mark.parametrize("algorithm", ["fedbn", "scaffold", "fedprox"])

@@ -73,6 +73,23 @@ def test_fedbn_keeps_the_normalisation_layers_out_of_the_mean():
         choose("fedbn", {}).check(leaking, current)
 
 
+def test_fedbn_may_keep_the_statistics_alone():
+    names = ("bn.weight", "bn.running_mean", "bn.num_batches_tracked", "conv.weight")
+    current = {name: np.zeros(1, np.int64 if "num" in name else np.float32) for name in names}
+    silo = choose("fedbn", {"keep": "statistics"})
+    assert silo.own(current) == {"bn.running_mean", "bn.num_batches_tracked"}
+    sent = [
+        Update(s, {"conv.weight": np.array([v], np.float32), "bn.weight": np.array([2 * v], np.float32)}, 1)
+        for s, v in (("a", 1.0), ("b", 3.0))
+    ]
+    merged = aggregate(silo, current, *sent)
+    assert {name: float(value[0]) for name, value in merged.items()} == {
+        "bn.weight": 4, "bn.running_mean": 0, "bn.num_batches_tracked": 0, "conv.weight": 2
+    }  # fmt: skip
+    with pytest.raises(ProjectError, match="use 'layers' or 'statistics'"):
+        choose("fedbn", {"keep": "heads"})
+
+
 def test_weight_transfer_visits_the_sites_one_by_one():
     cyclic, single = choose("cyclic", {}), choose("single_transfer", {"visits": 2})
     assert [cyclic.participants(n, ["b", "a", "c"]) for n in range(1, 6)] == [["a"], ["b"], ["c"], ["a"], ["b"]]

@@ -219,6 +219,18 @@ def test_scaffold_control_variate_is_the_mean_gradient_of_plain_sgd() -> None:
     assert np.allclose(second.state["delta.head.weight"], second.state["local.head.weight"] - expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_scaffold_moves_each_step_by_what_the_site_drifts_from_all(optimizer: str) -> None:
+    """One step: the optimiser's own, then -lr · (c - c_i), in the step's own units and not through the optimiser."""
+    local = LocalSpec(steps=1, batch=32, algorithm="scaffold", optimizer=optimizer, lr=0.01, augment="none")
+    shape = networks.initial_weights("small_resnet", ARGS, 0)["head.weight"].shape
+    whole, own = np.full(shape, 0.5, np.float32), np.full(shape, 0.2, np.float32)
+    plain = fit(blobs(32), local)[0]["head.weight"]
+    control = Scaffold({"global.head.weight": whole, "local.head.weight": own})
+    moved = fit(blobs(32), local, algorithm=control)[0]["head.weight"]
+    assert np.allclose(moved - plain, -0.01 * (whole - own), atol=1e-6)
+
+
 def test_norm_statistics_are_re_estimated_and_weights_left() -> None:
     model = networks.build("small_resnet", ARGS)
     before = weights.from_module(model)

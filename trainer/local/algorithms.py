@@ -26,6 +26,9 @@ class LocalAlgorithm:
     def adjust_gradients(self, model: nn.Module) -> None:
         """Called after each backward pass and before the optimiser step."""
 
+    def adjust_step(self, model: nn.Module, lr: float) -> None:
+        """Called after each optimiser step, which was made with the learning rate `lr`."""
+
     def finish(self, model: nn.Module, steps: int) -> dict[str, np.ndarray]:
         """Called once after the last step; returns arrays the site keeps or sends beside its weights."""
         return {}
@@ -58,7 +61,10 @@ class FedProx(LocalAlgorithm):
 
 
 class Scaffold(LocalAlgorithm):
-    """Adds c - c_i to each gradient and renews c_i ← c_i - c + (w_global - w_local) / (steps · lr).
+    """Moves each step by -lr · (c - c_i) and renews c_i ← c_i - c + (w_global - w_local) / (steps · lr).
+
+    With plain SGD that is the paper's w ← w - lr · (g - c_i + c). Corrected is the step and not the gradient, because the
+    variates are means of steps: AdamW would scale a corrected gradient anew, and momentum would count it ten times over.
 
     `control` holds "global.<parameter>" and "local.<parameter>" (absent ones are zero). `finish` returns the new c_i as
     "local.<parameter>" and its change as "delta.<parameter>", which the coordinator averages.
@@ -83,10 +89,11 @@ class Scaffold(LocalAlgorithm):
             )
         return torch.from_numpy(np.array(value)).to(like)
 
-    def adjust_gradients(self, model: nn.Module) -> None:
+    @torch.no_grad()
+    def adjust_step(self, model: nn.Module, lr: float) -> None:
         for name, p in model.named_parameters():
             if p.grad is not None:
-                p.grad.add_(self.whole[name] - self.own[name])
+                p.add_(self.whole[name] - self.own[name], alpha=-lr)
 
     def finish(self, model: nn.Module, steps: int) -> dict[str, np.ndarray]:
         out: dict[str, np.ndarray] = {}

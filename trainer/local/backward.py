@@ -38,10 +38,12 @@ class Precision:
         if self.mixed:
             self.scaler.unscale_(optimizer)
 
-    def step(self, optimizer: torch.optim.Optimizer) -> None:
-        """The optimiser's step, unless a gradient overflowed."""
+    def step(self, optimizer: torch.optim.Optimizer) -> bool:
+        """The optimiser's step, unless a gradient overflowed; whether it was made."""
+        scale = self.scaler.get_scale()
         self.scaler.step(optimizer)
         self.scaler.update()
+        return self.scaler.get_scale() >= scale  # an overflow halves it
 
     def state(self) -> dict[str, float]:
         """What a checkpoint must hold of the scaling: plain numbers, {} for float32."""

@@ -1,7 +1,7 @@
 """The local training loop: starting weights and a site's samples in, updated weights out.
 
 Readable top to bottom; everything federated about it (proximal term, control variates, kept norm layers) sits in
-trainer.local.algorithms and is called at two marked places. Memory, half precision and sharing a batch among processes are
+trainer.local.algorithms and is called at marked places. Memory, half precision and sharing a batch among processes are
 trainer.local.backward's.
 """
 
@@ -138,9 +138,10 @@ def _epoch(
         run.waited += time.monotonic() - before
         loss = run.backward(images, labels, progress.step)
         precision.unscale(run.optimizer)
-        run.algorithm.adjust_gradients(model)  # proximal term, control variates
+        run.algorithm.adjust_gradients(model)  # proximal term
         nn.utils.clip_grad_norm_(model.parameters(), 5.0)
-        precision.step(run.optimizer)
+        if precision.step(run.optimizer):
+            run.algorithm.adjust_step(model, run.optimizer.param_groups[0]["lr"])  # control variates
         progress.advance(loss, precision.state())
         if checkpoints is not None:
             checkpoints.maybe_save(model, run.optimizer, run.algorithm, progress)

@@ -1,18 +1,21 @@
 """FedBN: FedAvg in which each site keeps its own normalisation layers (Li et al. 2021, "FedBN").
 
 A site sends everything but its normalisation layers and puts its own back into each model it receives. The global model
-keeps the layers it began with, for evaluation re-estimate them (`reestimate_norm` of trainer.job).
+keeps the layers it began with. What stays was measured under the site's own weights, not the averaged ones, so a site
+re-estimates its statistics before it evaluates (`reestimate_norm` of trainer.job).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from aggregator_client.coordinator.strategies.base import Update, Weights, check_arrays
 from aggregator_client.coordinator.strategies.fedavg import FedAvg
-from trainer.weights import norm_layers
+from aggregator_client.errors import ProjectError
+from trainer.weights import norm_layers, norm_statistics
 
 
 class KeepsLayers(FedAvg):
@@ -35,9 +38,19 @@ class KeepsLayers(FedAvg):
 
 
 class FedBN(KeepsLayers):
-    """What stays: BatchNorm's weights, biases and statistics."""
+    """`keep`: "layers" (BatchNorm's weights, biases and statistics) or "statistics" alone.
+
+    The latter is SiloBN (Andreux et al. 2020): the learned scale and shift are averaged as all else, which serves hospitals
+    that differ in their cases rather than in their scanners.
+    """
 
     name = "fedbn"
 
+    def __init__(self, keep: str = "layers", **common: Any) -> None:
+        super().__init__(**common)
+        if keep not in ("layers", "statistics"):
+            raise ProjectError(f"The algorithm's keep {keep!r} is unknown: use 'layers' or 'statistics'.")
+        self.keep = keep
+
     def own(self, arrays: Mapping[str, np.ndarray]) -> set[str]:
-        return norm_layers(arrays)
+        return norm_layers(arrays) if self.keep == "layers" else norm_statistics(arrays)
