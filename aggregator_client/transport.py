@@ -22,12 +22,16 @@ from typing import Protocol
 
 @dataclass(frozen=True)
 class SiteInfo:
-    """A site as the transport sees it. Times are seconds since the epoch, 0 when it was never there."""
+    """A site as the transport sees it. Times are seconds since the epoch, 0 when it was never there.
+
+    trouble: why the transport turns it away at present, for people.
+    """
 
     name: str
     online: bool
     last_seen: float
     activated_at: float
+    trouble: str = ""
 
 
 @dataclass(frozen=True)

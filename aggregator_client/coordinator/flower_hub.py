@@ -16,7 +16,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -28,6 +28,7 @@ os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
 import httpx
 import uvicorn
 from flwr.app import Array, ArrayRecord, Message, RecordDict
+from flwr.common.constant import TIMESTAMP_HEADER
 from flwr.common.serde import run_from_proto
 from flwr.proto.control_pb2 import (
     ListNodesRequest,
@@ -40,6 +41,7 @@ from flwr.proto.control_pb2 import (
 from flwr.proto.fab_pb2 import Fab
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.proto.runtime_pb2 import AcquireTaskRequest, PullTaskInputRequest, SendTaskHeartbeatRequest
+from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER
 from flwr.supercore.control.control_http_client import ControlHttpClient
 from flwr.supercore.interceptors import (
     RuntimeTokenHttpInterceptor,
@@ -55,6 +57,7 @@ from flwr.superlink.config_loader import SuperLinkLifespanConfig
 from flwr.superlink.grid import HttpGrid
 from flwr.superlink.main import create_app
 
+from aggregator_client.coordinator.turned_away import App, Scope, TurnedAway
 from aggregator_client.errors import UnreachableError
 from aggregator_client.transport import Failure, Handle, SiteInfo, app_bundle, app_bundle_hash
 
@@ -62,9 +65,6 @@ POLL_SECONDS = 0.1
 _TASK = "flwr-serverapp"
 _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
 _HEADER = "x-fedpacs-loopback"
-
-Scope = MutableMapping[str, Any]
-App = Callable[[Scope, Callable[[], Awaitable[Any]], Callable[[Any], Awaitable[None]]], Awaitable[None]]
 
 
 @dataclass(frozen=True)
@@ -121,6 +121,7 @@ class FlowerHub:
         self._public, self._loopback = _bind(host, port), _bind("127.0.0.1", 0)
         self.port: int = self._public.getsockname()[1]
         self._address = f"127.0.0.1:{self._loopback.getsockname()[1]}"
+        self._turned_away = TurnedAway(FLEET_HTTP_PUBLIC_KEY_HEADER.lower(), TIMESTAMP_HEADER.lower())
         self._serve(create_app(self._settings(folder, tls, host), SuperLinkLifespan), tls)
         self._control = ControlHttpClient.from_server_address(
             self._address, True, None, [RuntimeVersionHttpInterceptor("fedpacs"), _Secret(self._secret)]
@@ -161,7 +162,7 @@ class FlowerHub:
         secret = self._secret.encode()
         common: dict[str, Any] = {"log_config": None, "access_log": False, "ws": "none", "timeout_graceful_shutdown": 2}
         fleet = uvicorn.Config(
-            only(app, lambda scope: scope["path"].startswith("/v1/fleet/")),
+            only(self._turned_away.watching(app), lambda scope: scope["path"].startswith("/v1/fleet/")),
             ssl_certfile=str(tls.certificate),
             ssl_keyfile=str(tls.key),
             lifespan="off",
@@ -210,6 +211,7 @@ class FlowerHub:
                 if node.online_until
                 else 0.0,
                 activated_at=_seconds(node.last_activated_at),
+                trouble=self._turned_away.why(node.public_key),
             )
             for node in self._mine()
         ]

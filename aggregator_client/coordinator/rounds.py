@@ -106,14 +106,17 @@ class Gather:
     sent: Mapping[str, Sent] = field(default_factory=dict)
     away: Mapping[str, float] = field(default_factory=dict)
     online: frozenset[str] = frozenset()
+    trouble: Mapping[str, str] = field(default_factory=dict)
 
     # -- what happens -------------------------------------------------------------------------------------------------
 
     def seen(self, sites: Iterable[SiteInfo], now: float) -> Gather:
-        """Who is there now."""
-        online = frozenset(site.name for site in sites if site.online) & self.expected
+        """Who is there now, and who is turned away."""
+        infos = list(sites)
+        online = frozenset(site.name for site in infos if site.online) & self.expected
         away = {name: self.away.get(name, now) for name in self.expected - online}
-        return replace(self, online=online, away=away)
+        trouble = {site.name: site.trouble for site in infos if site.trouble}
+        return replace(self, online=online, away=away, trouble=trouble)
 
     def was_sent(self, site: str, now: float, wall: float) -> Gather:
         attempts = self.sent[site].attempts + 1 if site in self.sent else 1
@@ -173,6 +176,8 @@ class Gather:
         for name in sorted(self.expected - self.accepted):
             if name in self.refused:
                 reasons[name] = self.refused[name][1]
+            elif name in self.trouble:
+                reasons[name] = f"it is not let in: {self.trouble[name]}"
             elif name in self.away:
                 reasons[name] = "it is away: its node is stopped, or cannot reach the coordinator"
             else:

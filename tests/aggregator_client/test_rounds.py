@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -149,6 +150,11 @@ def bad_samples(site, context, request):
     return site.usual(context, request, samples=0)
 
 
+def bad_version(site, context, request):
+    message = site.usual(context, request)
+    return Message({**message.header, "v": 2}, message.parts)
+
+
 def refuses(site, context, request):
     return Message({"v": 1, "kind": "refused", "reason": "The project is not approved here."})
 
@@ -162,6 +168,7 @@ def refuses(site, context, request):
         (bad_request, "belongs to another request"),
         (bad_blob, "not a whole safetensors file"),
         (bad_samples, "0 samples"),
+        (bad_version, "another version"),
         (refuses, "not approved here"),
     ],
 )
@@ -183,6 +190,32 @@ def test_an_answer_for_another_round_or_by_another_site_is_not_used(small):
     reasons = {cell.site: cell.reason for cell in made.state.table()}
     assert "of round 2" in reasons["west"]
     assert made.state.run().state == "stopped"
+
+
+def test_an_answer_signed_by_a_stranger_is_not_used_and_the_round_goes_on(small, tmp_path):
+    made = small(rounds=1)
+    _, others = federation.keys_of(tmp_path / "others", "west")
+    stranger = replace(made.sites["west"], keys=others["west"])
+    made.sites["west"].seal = stranger.seal  # who has the request, but not west's key
+    made.run().go()
+    assert_close(made.state.model(1), federation.expected_model(start_model(), 1, ["north", "south"]))
+    (cell,) = [cell for cell in made.state.table() if (cell.round, cell.site) == (1, "west")]
+    assert cell.state == "failed" and "not signed by" in cell.reason
+
+
+def test_an_answer_that_comes_twice_counts_once(small):
+    made = small(rounds=1)
+    plain = made.hub.collect
+
+    def twice(handles, deadline):
+        for handle, reply in plain(handles, deadline):
+            yield handle, reply
+            yield handle, reply
+
+    made.hub.collect = twice
+    made.run().go()
+    assert_close(made.state.model(1), federation.expected_model(start_model(), 1, SITES))
+    assert [facts["site"] for facts in made.told("update")].count("west") == 1
 
 
 def test_a_site_that_is_away_is_named_and_the_round_goes_on_with_enough(small):
@@ -334,8 +367,17 @@ def test_stale_and_best_follow_from_the_scores():
     assert next_step(9, 3, False, stale=True) == (Step.EVALUATE, 10)
 
 
-def info(name, online=True, activated=0.0):
-    return SiteInfo(name, online, 0.0, activated)
+def info(name, online=True, activated=0.0, trouble=""):
+    return SiteInfo(name, online, 0.0, activated, trouble)
+
+
+def test_a_site_that_is_not_let_in_is_named_with_what_is_wrong():
+    gather = Gather(1, frozenset({"a", "b"}), 0.0).seen([info("a", False, trouble="its clock is wrong")], 0.0)
+    assert gather.stalled(Terms(1, 10, 2)) == {
+        "a": "it is not let in: its clock is wrong",
+        "b": "it is away: its node is stopped, or cannot reach the coordinator",
+    }
+    assert gather.took("b").verdict(Terms(1, 10, 2), 2.0) is Verdict.ENOUGH  # the round goes on without it
 
 
 def test_a_site_that_signed_in_again_is_sent_the_request_again():

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 import threading
 import time
 import zipfile
+from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
@@ -157,6 +159,20 @@ def test_an_unregistered_key_is_refused_in_one_sentence(flower):
     flower.enrol("north")
     with pytest.raises(UnreachableError, match="does not let this node in"):
         flower.link("north", ec.generate_private_key(ec.SECP384R1())).next(0.05)
+
+
+def test_a_node_with_a_wrong_clock_is_told_so_and_named_at_the_coordinator(flower, monkeypatch):
+    flower.enrol("north")
+    flower.hub.start_run()
+    link = flower.link("north")
+    assert link.next(0.01) is None and not flower.hub.sites()[0].trouble
+    with monkeypatch.context() as patch:
+        wrong = datetime.now(UTC) - timedelta(hours=1)
+        patch.setattr("flwr.supernode.node_auth_http_interceptor.now", lambda: wrong)
+        with pytest.raises(UnreachableError, match="does not accept this node's key or clock"):
+            link.next(0.01)
+        assert re.fullmatch(r"its clock is 36\d\d s behind the coordinator's; .*", flower.hub.sites()[0].trouble)
+    assert link.next(0.01) is None and not flower.hub.sites()[0].trouble  # set right again
 
 
 def test_another_authority_is_not_trusted(flower, tmp_path):
