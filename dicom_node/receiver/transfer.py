@@ -132,7 +132,8 @@ class Transfer:
             self._refuse(Refusal(dimse.OUT_OF_RESOURCES, "disk full"))
 
     def _refuse(self, refusal: Refusal) -> None:
-        self.refusal = refusal
+        # A copy: one that was raised holds its traceback, and by its frames the association with its buffers.
+        self.refusal = Refusal(refusal.status, refusal.reason)
         self._release_slab()
         if self._large is not None:
             self._large.abandon()

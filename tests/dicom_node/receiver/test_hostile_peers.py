@@ -393,8 +393,19 @@ def mutated(parts: list[bytes], chance: random.Random) -> list[bytes]:
     return [bytes(part) for part in out]
 
 
+def test_refused_objects_leave_no_memory_behind(target: Receiver) -> None:
+    half = dataset("2.25.671")[:150]
+    refused = storing(half + half + dataset("2.25.671")[150:], uid="2.25.671")
+    before = target.rss_mb()
+    for _ in range(300):
+        with Raw(target.port) as raw:
+            status = refused(raw)
+            assert isinstance(status, int) and status >= 0xA000
+    assert target.rss_mb() < before + 20
+
+
 def test_afterwards_nothing_has_leaked_and_nothing_stands_outside_the_folder(target: Receiver) -> None:
-    assert target.rss_mb() < 250
+    assert target.rss_mb() < 150
     assert target.descriptors() < 40
     written = {p.relative_to(target.folder).parts[0] for p in target.folder.rglob("*")}
     assert written == {"spool", "run", "logs", "node.toml", "receiver.log"}
