@@ -38,7 +38,7 @@ debian:
 	@sh scripts/promtool.sh $(BIN)
 
 test: $(BIN)/pytest debian check
-	FEDPACS_FUZZ_SECONDS=$${FEDPACS_FUZZ_SECONDS:-60} $(BIN)/python -m pytest -n 3 --dist loadfile
+	FEDPACS_FUZZ_SECONDS=$${FEDPACS_FUZZ_SECONDS:-60} $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 bench: $(BIN)/pytest debian
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
