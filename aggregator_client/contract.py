@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from contextlib import closing
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from aggregator_client.errors import RefusedError
-from aggregator_client.project import ProjectDraft
 from dicom_node.config import NodeConfig
 from dicom_node.records import Catalogue, Cohort
+from trainer.contract import measured_in, screened
+from trainer.measured import MeasuredStudies
+
+if TYPE_CHECKING:
+    from aggregator_client.project import ProjectDraft
 
 
 @dataclass(frozen=True)
@@ -51,10 +56,25 @@ def readiness(draft: ProjectDraft, cohort: Cohort) -> Readiness:
     return Readiness(patients, len(cohort.entries), parts, dict(classes), dict(cohort.failures), faults)
 
 
+def cohort_of(config: NodeConfig, draft: ProjectDraft) -> Cohort:
+    """This hospital's studies that satisfy the project's cohort rule and its contract for a study, as they are now.
+
+    Raises CacheError when what the studies measure cannot be kept.
+    """
+    storage = config.storage
+    with closing(Catalogue(storage.catalogue, storage.dataset)) as catalogue:
+        cohort = catalogue.cohort(draft.cohort_rule)
+    return screened(cohort, draft.contract, lambda: measured_here(config, draft))
+
+
+def measured_here(config: NodeConfig, draft: ProjectDraft) -> MeasuredStudies:
+    """What this hospital's studies measure, beside the trainer's cache."""
+    return measured_in(config.storage.federation / "cache", config.storage.dataset, draft.task)
+
+
 def at_hospital(config: NodeConfig, draft: ProjectDraft) -> Readiness:
     """The readiness of this hospital now."""
-    with closing(Catalogue(config.storage.catalogue, config.storage.dataset)) as catalogue:
-        return readiness(draft, catalogue.cohort(draft.cohort_rule))
+    return readiness(draft, cohort_of(config, draft))
 
 
 def require_ready(config: NodeConfig, draft: ProjectDraft) -> None:

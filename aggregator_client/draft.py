@@ -35,6 +35,10 @@ min_patients = 20        # a hospital with fewer sits it out
 min_train_images = 20
 min_classes = 1          # how many of the classes must occur
 max_unlabelled_share = 1.0
+# min_slices = 1         # a study with fewer in an image series is left out, and so is one outside the following
+# spacing_mm = [0.1, 1.0]        # [least, most] distance of pixels in plane; any, unless given
+# slice_mm = [0.5, 5.0]          # [least, most] distance between slices
+# intensity = [-1100, 3100]      # in modality units (HU, SUV): where the 1st and the 99th percentile of an image lie
 
 [network]                # installed networks only; a project carries no code
 name = "small_resnet"

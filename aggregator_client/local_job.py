@@ -141,6 +141,7 @@ class LocalJob:
             network=document.network,
             task=document.task,
             cohort=document.cohort_rule.model_dump(mode="json"),
+            contract=document.contract.of_study,
             split_salt=document.split.salt,
             evaluate_on="validation",
             evaluate_first=self.context.kind == "train",

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from aggregator_client.contract import cohort_of
 from aggregator_client.errors import RefusedError
 from dicom_node.audit import AuditLog
 from dicom_node.config import NodeConfig
-from dicom_node.records import Catalogue
 from dicom_node.records.budget import Figures, History, PrivacyBudget, Step, Training
 from trainer.spec import PrivateSteps
 
@@ -80,8 +80,7 @@ def plan(config: NodeConfig, draft: ProjectDraft) -> Plan:
     """What a round would do with the training patients as they are now. Raises RefusedError when the terms cannot hold."""
     terms = draft.privacy.dp
     assert terms is not None
-    with closing(Catalogue(config.storage.catalogue, config.storage.dataset)) as catalogue:
-        entries = catalogue.cohort(draft.cohort_rule).split(draft.split.salt)["train"]
+    entries = cohort_of(config, draft).split(draft.split.salt)["train"]
     patients = frozenset(entry.study.patient for entry in entries)
     studies = frozenset(entry.study.study_uid for entry in entries)
     if not patients:

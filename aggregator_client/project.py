@@ -33,7 +33,7 @@ from aggregator_client.keys import SEALING_PUBLIC_BYTES, fingerprint
 from aggregator_client.private import PrivateTerms, fault
 from aggregator_client.votes import VoteSettings
 from dicom_node.records import CohortRule
-from trainer.spec import LocalSpec, NetworkSpec, TaskSpec
+from trainer.spec import LocalSpec, NetworkSpec, StudyContract, TaskSpec
 
 FORMAT = "fedpacs-project-1"
 MAX_BYTES = 1 << 20
@@ -81,12 +81,21 @@ class AlgorithmSpec(_Part):
     args: dict[str, Any] = Field(default_factory=dict)
 
 
-class DataContract(_Part):
-    """What a hospital's own data must fulfil before it takes part; checked by the hospital, told to nobody else."""
+class DataContract(StudyContract):
+    """What a hospital's own data must fulfil before it takes part; checked by the hospital, told to nobody else.
+
+    A study that fails min_slices, spacing_mm, slice_mm or intensity (trainer.spec.StudyContract) is left out; a hospital that
+    fails the others sits the project out. Modality, body part and view are the cohort's, the schema of labels is the task's.
+    """
 
     min_train_images: int = Field(default=2, ge=2)
     min_classes: int = Field(default=1, ge=1)
     max_unlabelled_share: float = Field(default=1.0, ge=0, le=1)
+
+    @property
+    def of_study(self) -> StudyContract:
+        """What is asked of each study."""
+        return StudyContract.model_validate({name: getattr(self, name) for name in StudyContract.model_fields})
 
 
 class SumSettings(_Part):

@@ -66,6 +66,7 @@ def _patients(draft: ProjectDraft) -> list[str]:
         ),
         "Patients who opted out and studies your own policy excludes never take part, whatever the project asks for.",
     ]
+    wanted += _each_study(draft)
     if draft.contract.max_unlabelled_share < 1:
         wanted.append(
             f"No more than {draft.contract.max_unlabelled_share:.0%} of the matching studies without a label."
@@ -73,6 +74,20 @@ def _patients(draft: ProjectDraft) -> list[str]:
     if draft.contract.min_classes > 1:
         wanted.append(f"At least {draft.contract.min_classes} of the {len(draft.task.classes)} classes in your data.")
     return wanted
+
+
+def _each_study(draft: ProjectDraft) -> list[str]:
+    """What a study must measure to be used."""
+    asked, told = draft.contract, []
+    if asked.min_slices > 1:
+        told.append(f"at least {asked.min_slices} slices in each image series")
+    if asked.spacing_mm:
+        told.append(f"pixels {asked.spacing_mm[0]:g} to {asked.spacing_mm[1]:g} mm apart")
+    if asked.slice_mm:
+        told.append(f"slices {asked.slice_mm[0]:g} to {asked.slice_mm[1]:g} mm apart")
+    if asked.intensity:
+        told.append(f"intensities between {asked.intensity[0]:g} and {asked.intensity[1]:g} in the modality's units")
+    return [f"Each study needs {'; '.join(told)}. One that fails is left out."] if told else []
 
 
 def _any(values: Sequence[str]) -> str:

@@ -103,6 +103,7 @@ class SplitTurns:
             network=document.network,
             task=task,
             cohort=document.cohort_rule.model_dump(mode="json"),
+            contract=document.contract.of_study,
             split_salt=document.split.salt,
             local=document.local,
             out=storage.federation / "work",

@@ -16,22 +16,16 @@ import numpy as np
 from pydantic import ValidationError
 
 from dicom_node.records import PARTITIONS, Catalogue, CohortEntry, CohortRule, InstanceRecord, StudyRecord
+from trainer.contract import measured_in, screened
 from trainer.errors import CohortError, LabelError, PixelError, SpecError
 from trainer.local.data import Samples, pool
+from trainer.measured import is_image
 from trainer.pixels.cache import Filled, TensorCache, Wanted
 from trainer.pixels.prepare import Preparation, prepare_frame
 from trainer.pixels.read import read_frames
 from trainer.pixels.series import prepare_series
 from trainer.spec import JobSpec, Source, TaskSpec
 from trainer.volumes import read_header
-
-_NOT_IMAGES = (
-    "1.2.840.10008.5.1.4.1.1.66",  # registrations, fiducials, segmentations
-    "1.2.840.10008.5.1.4.1.1.88",  # structured reports
-    "1.2.840.10008.5.1.4.1.1.11",  # presentation states
-    "1.2.840.10008.5.1.4.1.1.104",  # encapsulated documents
-    "1.2.840.10008.5.1.4.1.1.481",  # radiotherapy objects
-)
 
 
 class Forgets(Protocol):
@@ -138,6 +132,9 @@ def entries_of(spec: JobSpec, source: Source, cache: Forgets) -> tuple[dict[str,
     finally:
         catalogue.close()
     cache.forget(withdrawn)
+    measured = measured_in(spec.cache, source.dataset, spec.task)
+    measured.forget(set(gone))
+    cohort = screened(cohort, spec.contract, lambda: measured)
     if len(cohort.patients) < rule.min_patients:
         reasons = (
             "; ".join(f"{count} studies: {why}" for why, count in sorted(cohort.failures.items()))
@@ -167,11 +164,6 @@ def cohort_rule(spec: JobSpec) -> CohortRule:
         raise SpecError(
             f"the cohort rule's {key or 'document'} is wrong ({first['msg']}); mend the project file"
         ) from err
-
-
-def is_image(record: InstanceRecord) -> bool:
-    """Whether an instance's SOP class holds pixels to look at (not a segmentation, report, state, document or plan)."""
-    return not any(record.sop_class == root or record.sop_class.startswith(root + ".") for root in _NOT_IMAGES)
 
 
 def prepare_instance(dataset: Path, record: InstanceRecord, preparation: Preparation) -> np.ndarray:

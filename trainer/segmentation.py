@@ -18,13 +18,14 @@ import torch
 from torch import nn
 
 from dicom_node.records import PARTITIONS, CohortEntry, InstanceRecord
-from trainer.cohort import Loaded, entries_of, is_image, study_facts
+from trainer.cohort import Loaded, entries_of, study_facts
 from trainer.errors import CohortError, LabelError, PixelError
 from trainer.evaluation.segmentation import dice_metrics
 from trainer.geometry import from_canonical, stack, to_canonical
 from trainer.labels.contours import RTSTRUCT, read_contours
 from trainer.labels.segmentation import LABELMAP, SEGMENTATION, read_segmentation
 from trainer.local.data import Samples, Slices
+from trainer.measured import is_image
 from trainer.pixels.cache import Filled, TensorCache, Wanted
 from trainer.pixels.grid import Grid
 from trainer.pixels.prepare import Preparation

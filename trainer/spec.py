@@ -69,6 +69,37 @@ class TaskSpec(_Strict):
         return value
 
 
+Range = tuple[float, float]
+
+
+class StudyContract(_Strict):
+    """What every study must fulfil. A key that is left out asks for nothing; a range is [least, most], both allowed.
+
+    min_slices: images or frames of each image series. spacing_mm: distance of pixels in plane, both ways. slice_mm: distance
+    between slices. intensity: in modality units (HU, SUV, or what the scanner gives), between which the 1st and the 99th
+    percentile of every image lie.
+    """
+
+    min_slices: int = Field(default=1, ge=1, le=100_000)
+    spacing_mm: Range | None = None
+    slice_mm: Range | None = None
+    intensity: Range | None = None
+
+    @field_validator("spacing_mm", "slice_mm", "intensity")
+    @classmethod
+    def _ordered(cls, value: Range | None, info: Any) -> Range | None:
+        if value is not None and value[0] >= value[1]:
+            raise ValueError("must be [least, most], the least below the most")
+        if value is not None and info.field_name != "intensity" and value[0] < 0:
+            raise ValueError("must be lengths in mm of 0 or more")
+        return value
+
+    @property
+    def asks(self) -> bool:
+        """Whether any study needs to be measured for it."""
+        return self.min_slices > 1 or any((self.spacing_mm, self.slice_mm, self.intensity))
+
+
 def lr_at_round(lr: float, number: int, rounds: int) -> float:
     """The learning rate of round `number` (from 0): a half cosine from lr down to lr / 20 over the rounds."""
     share = 0.5 * (1 + math.cos(math.pi * number / max(rounds - 1, 1)))
@@ -155,6 +186,7 @@ class JobSpec(_Strict):
     network: NetworkSpec
     task: TaskSpec
     cohort: dict[str, Any] = Field(default_factory=dict)
+    contract: StudyContract = Field(default_factory=StudyContract)
     split_salt: str = ""
     evaluate_on: Literal["train", "validation", "test"] = "validation"
     evaluate_first: bool = False

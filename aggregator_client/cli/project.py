@@ -123,6 +123,50 @@ def show(project: FileOrDigest, config: ConfigOption = None, as_json: JsonOption
         _print_hospital(facts)
 
 
+@app.command()
+def check(
+    project: FileOrDigest,
+    config: ConfigOption = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder for check.html, the same with pictures.", show_default=False)
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Tell how many patients here pass the project's data contract and why the others fail; with --out in pictures."""
+    from aggregator_client.contract_check import check as check_contract
+    from aggregator_client.contract_page import page
+    from aggregator_client.invitations import write_file
+    from aggregator_client.project import read_draft
+
+    node = find_config(config)
+    draft = read_draft(Path(project)) if project.endswith(".toml") else resolve(project, node).document
+    found = check_contract(node, draft)
+    file = None
+    if out is not None:
+        file = out / "check.html"
+        write_file(file, page(draft, found, node.storage.dataset).encode())
+    facts = {
+        "project": draft.name,
+        "version": draft.version,
+        "passing": len(found.passing),
+        "failing": len(found.failing),
+        "reasons": [asdict(reason) for reason in found.reasons],
+        **asdict(found.readiness),
+        "page": None if file is None else str(file),
+    }
+    if as_json:
+        print_json(facts)
+        return
+    print(f"{facts['passing']} of {facts['passing'] + facts['failing']} patients pass {draft.name} {draft.version}.")
+    rows = [(reason.why, len(reason.studies), len(reason.patients)) for reason in found.reasons]
+    if rows:
+        print_table("Why the others fail", ("reason", "studies", "patients"), rows)
+    for fault in found.readiness.faults:
+        print(f"Not enough: {fault}")
+    if file is not None:
+        print(f"Pictures: {file}")
+
+
 @app.command("list")
 def list_projects(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """List the projects known here and what was decided about each."""

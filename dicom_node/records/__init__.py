@@ -2,7 +2,7 @@
 
 from dicom_node.records.catalogue import Catalogue
 from dicom_node.records.cohort import PARTITIONS, select, split, split_of
-from dicom_node.records.model import Cohort, CohortEntry, CohortRule, InstanceRecord, LabelRecord, StudyRecord
+from dicom_node.records.model import Cohort, CohortEntry, CohortRule, InstanceRecord, LabelRecord, LeftOut, StudyRecord
 from dicom_node.records.schema import migrations
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "CohortRule",
     "InstanceRecord",
     "LabelRecord",
+    "LeftOut",
     "StudyRecord",
     "migrations",
     "select",

@@ -6,7 +6,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from dicom_node.records.model import Cohort, CohortEntry, CohortRule, InstanceRecord, StudyRecord
+from dicom_node.records.model import Cohort, CohortEntry, CohortRule, InstanceRecord, LeftOut, StudyRecord
 
 PARTITIONS = ("train", "validation", "test")
 FRACTIONS = (0.7, 0.1, 0.2)
@@ -66,6 +66,7 @@ def select(
     """The cohort of a rule, in the studies' order."""
     entries: list[CohortEntry] = []
     failures: Counter[str] = Counter()
+    left_out: list[LeftOut] = []
     for study in studies:
         mine = [one for one in instances.get(study.study_uid, []) if not rule.views or one.view in rule.views]
         own = labels.get(study.study_uid, {})
@@ -75,4 +76,5 @@ def select(
             entries.append(CohortEntry(study, mine, label, own.get("partition")))
         else:
             failures[reason] += 1
-    return Cohort(entries, dict(failures))
+            left_out.append(LeftOut(study, instances.get(study.study_uid, []), reason))
+    return Cohort(entries, dict(failures), left_out)

@@ -81,11 +81,21 @@ class CohortEntry:
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """A study that does not satisfy a rule, and why."""
+
+    study: StudyRecord
+    instances: list[InstanceRecord]
+    reason: str
+
+
+@dataclass(frozen=True)
 class Cohort:
-    """Studies that satisfy a rule, and how many failed it for which reason."""
+    """Studies that satisfy a rule, how many failed it for which reason, and which."""
 
     entries: list[CohortEntry]
     failures: dict[str, int] = field(default_factory=dict)
+    left_out: list[LeftOut] = field(default_factory=list)
 
     @property
     def patients(self) -> set[str]:

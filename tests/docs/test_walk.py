@@ -26,6 +26,7 @@ ELSEWHERE = {
     "node run": "tests/interop/node_process.py",
     "node pull": "tests/interop/test_retrieve.py",
     "node results give": "tests/dicom_node/test_results.py",
+    "project check": "tests/aggregator_client/test_contract_check.py",
     "coordinator run": "tests/aggregator_client/test_evidence.py",
     "coordinator export": "tests/aggregator_client/test_evidence.py",
     "coordinator verify": "tests/aggregator_client/test_evidence.py",

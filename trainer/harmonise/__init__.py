@@ -1,0 +1,1 @@
+"""What hospitals' images have to be compared by: landmarks of their histograms."""
