@@ -117,8 +117,7 @@ class Executor:
         if is_paused(self.config):
             raise RefusedError(f"{self.site} is paused by its administrator: the round goes on without it.")
         if context.kind != "deliver" and not hours.allowed(self.config):  # receiving a result is no work
-            told = ", ".join(self.config.federation.hours)
-            raise RefusedError(f"{self.site} trains only at {told} ({self.config.node.timezone}): ask again then.")
+            raise RefusedError(hours.closed(self.config, self.site))
         last = document.rounds + {"train": 0, "evaluate": 1, "predict": 2, "deliver": 3}.get(context.kind, 0)
         if not 1 <= context.round <= last or (context.kind in ENSEMBLE and document.algorithm.name != "ensemble"):
             raise RefusedError(

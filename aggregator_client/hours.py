@@ -25,6 +25,12 @@ def allowed(config: NodeConfig, now: datetime | None = None) -> bool:
     return any(_within(clock, *span) for span in _spans(hours))
 
 
+def closed(config: NodeConfig, site: str) -> str:
+    """The sentence that tells a coordinator when this site trains."""
+    told = ", ".join(config.federation.hours)
+    return f"{site} trains only at {told} ({config.node.timezone}): ask again then."
+
+
 def _within(clock: time, start: time, end: time) -> bool:
     """A span that ends before it starts goes over midnight; one that ends when it starts is the whole day."""
     if start < end:

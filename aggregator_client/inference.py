@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ from typing import Any
 import structlog
 from sqlite_utils.migrations import Migrations
 
-from aggregator_client import hours
+from aggregator_client import gpu_queue, hours
 from dicom_node.audit import AuditLog
 from dicom_node.config import InferenceModel, NodeConfig, load_config
 from dicom_node.database import connect, transaction
@@ -73,6 +73,10 @@ def outbox(config: NodeConfig) -> Path:
     return config.storage.federation / "outbox"
 
 
+class _NotNow(Exception):
+    """The node is paused, or its hours are over."""
+
+
 class Inference:
     """All models of one node. Raises SpecError (a bad model folder) when made."""
 
@@ -93,12 +97,19 @@ class Inference:
             return 0
         count = 0
         for model, study in self.waiting():
-            if is_paused(self.config) or not hours.allowed(self.config):
+            try:
+                self._may_wait()
+                with gpu_queue.of_node(self.config).turn(1, self._may_wait) as env:
+                    self._predict(model, study, env)
+            except _NotNow:
                 return count
-            self._predict(model, study)
             count += 1
         self._seen = changed
         return count
+
+    def _may_wait(self) -> None:
+        if is_paused(self.config) or not hours.allowed(self.config):
+            raise _NotNow
 
     def waiting(self) -> Iterator[tuple[Installed, StudyRecord]]:
         """Eligible studies that a model is for and has not seen with their present content."""
@@ -111,7 +122,7 @@ class Inference:
                 if (study.study_uid, study.content_hash) not in done and model.wants(study):
                     yield model, study
 
-    def _predict(self, model: Installed, study: StudyRecord) -> None:
+    def _predict(self, model: Installed, study: StudyRecord, env: Mapping[str, str]) -> None:
         work = self.config.storage.federation / "inference"
         shutil.rmtree(work, ignore_errors=True)
         with closing(Catalogue(self.config.storage.catalogue, readonly=True)) as catalogue:
@@ -128,7 +139,7 @@ class Inference:
             "--json",
         ]
         argv += ["--type", model.settings.type, "--device", self.config.federation.device]
-        code, told = _run(argv)
+        code, told = _run(argv, env)
         results = sorted(work.glob("*.dcm")) if work.exists() else []
         reason = "" if code == 0 else told
         box = outbox(self.config)
@@ -168,11 +179,17 @@ def installed(config: NodeConfig, settings: InferenceModel) -> Installed:
     return Installed(settings, folder, card)
 
 
-def _run(argv: list[str]) -> tuple[int, str]:
+def _run(argv: list[str], env: Mapping[str, str]) -> tuple[int, str]:
     """(exit code, the last sentence it said)."""
     try:
         done = subprocess.run(
-            argv, capture_output=True, text=True, timeout=PREDICT_SECONDS, check=False, preexec_fn=lambda: os.nice(NICE)
+            argv,
+            capture_output=True,
+            text=True,
+            timeout=PREDICT_SECONDS,
+            check=False,
+            preexec_fn=lambda: os.nice(NICE),
+            env=os.environ | env,
         )
     except subprocess.TimeoutExpired:
         return -1, f"the prediction took longer than {PREDICT_SECONDS:g} s"

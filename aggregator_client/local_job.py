@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aggregator_client import private, reference
+from aggregator_client import gpu_queue, hours, private, reference
 from aggregator_client.attack import require_resisted
 from aggregator_client.compression import compress
 from aggregator_client.errors import RefusedError
@@ -29,6 +29,7 @@ from aggregator_client.secagg.stages import base_of
 from aggregator_client.training_log import TrainingLog
 from aggregator_client.vote_job import vote
 from aggregator_client.votes import require_proven
+from dicom_node.pause import is_paused
 from dicom_node.records import Catalogue
 from dicom_node.records.usage import usage_digest
 from trainer import weights
@@ -154,6 +155,7 @@ class LocalJob:
             out=work / "out",
             device=self.node.config.federation.device,
             threads=int(os.environ.get("OMP_NUM_THREADS", "0")),
+            processes=self._processes(),
         )
 
     def _unproven(self, model: weights.Weights) -> int | None:
@@ -172,6 +174,12 @@ class LocalJob:
             fewest=document.min_sites, share=document.vote_share,
         )  # fmt: skip
         return None
+
+    def _processes(self) -> int:
+        """One for each GPU that this hospital gives a training; noise comes of one process alone."""
+        if self.context.kind != "train" or self.document.privacy.dp is not None:
+            return 1
+        return gpu_queue.of_node(self.node.config).at_once(self.node.config.federation.gpus_per_job)
 
     def _noisy(self) -> private.Plan | None:
         """The round's noisy training, when the project asks for differential privacy."""
@@ -223,16 +231,33 @@ class LocalJob:
         file, out = work / "spec.json", work / "out" / "result.json"
         if not (out.exists() and file.exists() and file.read_text() == text):
             file.write_text(text)
-            self._train(file)
+            self._train(file, spec.processes)
         found: dict[str, Any] = json.loads(out.read_text())
         return found
 
-    def _train(self, spec: Path) -> None:
-        said = ["the trainer ended without a word"]
-        code = self.node.trainer.run(spec, self.deadline, lambda line: said.append(self._listen(line, said[-1])))
+    def _train(self, spec: Path, gpus: int = 1) -> None:
+        said, end = ["the trainer ended without a word"], time.monotonic() + self.deadline
+
+        def listen(line: bytes) -> None:
+            said.append(self._listen(line, said[-1]))
+
+        with gpu_queue.of_node(self.node.config).turn(gpus, lambda: self._may_wait(end)) as env:
+            code = self.node.trainer.run(spec, max(0.0, end - time.monotonic()), listen, env)
         if code != 0:
             late = f"it took longer than the {self.deadline:g} s of a round"
             raise RefusedError(f"{self.node.site} could not train: {late if code is None else said[-1]}")
+
+    def _may_wait(self, end: float) -> None:
+        """Raises RefusedError when a job that waits for a GPU need wait no longer."""
+        self.node.report(activity="waiting for a GPU")
+        if is_paused(self.node.config):
+            raise RefusedError(f"{self.node.site} is paused by its administrator: the round goes on without it.")
+        if not hours.allowed(self.node.config):
+            raise RefusedError(hours.closed(self.node.config, self.node.site))
+        if time.monotonic() > end:
+            raise RefusedError(
+                f"{self.node.site} had no GPU free in the {self.deadline:g} s of the round: other jobs hold them."
+            )
 
     def _listen(self, line: bytes, said: str) -> str:
         try:

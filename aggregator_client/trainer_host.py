@@ -4,7 +4,7 @@ Importing torch and MONAI costs seconds, which a federation of short rounds woul
 process of its own, so its memory, its GPU and its crashes end with it. Standard input is a Unix socket (SOCK_SEQPACKET)
 to the one that started this process (aggregator_client.trainer_process speaks the other end); one job at a time:
 
-    → {"job": "spec.json"}      with two descriptors beside it: the job's standard output and standard error
+    → {"job": "spec.json", "env": {}}   with two descriptors beside it: the job's standard output and standard error
     ← {"exit": 0}               the exit code, or minus the signal that ended it
     → {"kill": true}            end the running job
 
@@ -19,7 +19,7 @@ import select
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from dicom_node.supervise import die_with_parent
 
@@ -36,18 +36,18 @@ def serve(link: socket.socket) -> None:
             return
         request = json.loads(data)
         if "job" in request:  # a kill that came too late has nothing to end
-            code = _run(link, str(request["job"]), descriptors)
+            code = _run(link, str(request["job"]), descriptors, request.get("env", {}))
             if code is None:
                 return
             link.sendall(json.dumps({"exit": code}).encode() + b"\n")
 
 
-def _run(link: socket.socket, spec: str, descriptors: Sequence[int]) -> int | None:
+def _run(link: socket.socket, spec: str, descriptors: Sequence[int], env: Mapping[str, str]) -> int | None:
     """The exit code of one job; None when the other end closed meanwhile, which ends the job."""
     host = os.getpid()
     child = os.fork()
     if child == 0:
-        _child(host, spec, descriptors)
+        _child(host, spec, descriptors, env)
     for descriptor in descriptors:
         os.close(descriptor)
     handle = os.pidfd_open(child)
@@ -64,7 +64,7 @@ def _run(link: socket.socket, spec: str, descriptors: Sequence[int]) -> int | No
         os.close(handle)
 
 
-def _child(host: int, spec: str, descriptors: Sequence[int]) -> None:
+def _child(host: int, spec: str, descriptors: Sequence[int], env: Mapping[str, str]) -> None:
     """Become the job: own session, own streams, no way back."""
     code = 1
     try:
@@ -77,6 +77,7 @@ def _child(host: int, spec: str, descriptors: Sequence[int]) -> None:
             if source > 2:
                 os.close(source)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.environ.update(env)  # CUDA, which the host never touches, looks at it when it starts
         from trainer.job import main
 
         code = main([spec])

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -37,8 +37,12 @@ class TrainerProcess:
                 self._host = start_child(argv, stdin=theirs, stdout=subprocess.DEVNULL, stderr=errors)
             self._link = ours
 
-    def run(self, spec: Path, seconds: float, listen: Callable[[bytes], None]) -> int | None:
+    def run(
+        self, spec: Path, seconds: float, listen: Callable[[bytes], None], env: Mapping[str, str] | None = None
+    ) -> int | None:
         """Do the job; each line it says goes to `listen`. Returns its exit code (minus the signal that ended it).
+
+        `env` is added to its environment (the GPUs it may see).
 
         None when it took longer than `seconds` and was ended.
         """
@@ -49,7 +53,7 @@ class TrainerProcess:
         with open(reading, "rb") as said:
             try:
                 with self._errors() as errors:
-                    request = json.dumps({"job": str(spec)}).encode()
+                    request = json.dumps({"job": str(spec), "env": dict(env or {})}).encode()
                     socket.send_fds(self._link, [request], [writing, errors.fileno()])
             except OSError:
                 return self._lost()

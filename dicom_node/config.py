@@ -231,6 +231,7 @@ class FederationSettings(_Group):
     invitation: Path = Path("keys/invitation.json")
     poll_seconds: Seconds = 1.0
     device: str = "auto"
+    gpus_per_job: int = Field(default=1, ge=0, le=64)
     hours: tuple[str, ...] = ()
     proxy: str = ""
 

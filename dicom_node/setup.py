@@ -96,6 +96,7 @@ coordinator = ""                    # "https://coordinator.example:9092"; "" sta
 invitation = "keys/invitation.json" # what the coordinator gave you
 poll_seconds = 1.0
 device = "auto"                     # auto | cpu | cuda
+gpus_per_job = 1                    # GPUs a training takes at once; 0 = all of them. Other jobs wait for a free one
 hours = []                          # e.g. ["19:00-06:00"]; [] means at any time
 proxy = ""
 

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pytest
 
-from aggregator_client import messages
+from aggregator_client import gpu_queue, local_job, messages
 from aggregator_client.approvals import Decision, decide, invitation_of
 from aggregator_client.compression import decompress
 from aggregator_client.coordinator import settings
@@ -142,6 +142,17 @@ def test_a_stranger_a_misdirected_and_a_broken_message_are_refused(desk, tmp_pat
         refused(desk.read(desk.executor.handle(broken)), "")
     refused(desk.ask(1, model=b"cos\nsystem\n(S'id'\ntR."), "not a whole safetensors file")
     assert not list(desk.audit.records("round.trained"))
+
+
+def test_a_round_waits_for_a_free_gpu_and_no_longer_than_it_may(desk, monkeypatch):
+    desk.hospital.approve(desk.project)
+    monkeypatch.setattr(gpu_queue, "cards", lambda: ("0",))
+    with gpu_queue.of_node(desk.config).turn(1, lambda: None):
+        refused(desk.ask(1, deadline_s=0.5), "had no GPU free in the 0.5 s of the round")
+        monkeypatch.setattr(local_job, "is_paused", lambda config: True)
+        refused(desk.ask(1), "paused by its administrator")
+    assert {"activity": "waiting for a GPU"} in desk.reports
+    assert desk.ask(1).header["kind"] == "update"  # a GPU is free now
 
 
 def test_a_paused_node_does_not_train(desk):
