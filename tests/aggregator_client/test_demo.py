@@ -41,12 +41,12 @@ def await_none(folder: Path, seconds: float = 10.0) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_a_small_demo_keeps_its_contract_twice_in_one_folder(tmp_path: Path) -> None:
     out = tmp_path / "demo"
     for _ in range(2):
         argv = fedpacs("demo", "--out", out, *SMALL, "--json")
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=290, check=False)
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=580, check=False)
         assert done.returncode == 0, done.stderr[-2000:]
         found = json.loads(done.stdout)
         check_contract(found)
