@@ -22,7 +22,7 @@ from trainer.errors import LabelError, SpecError, WeightsError
 from trainer.geometry import stack
 from trainer.labels.segmentation import read_segmentation
 from trainer.modelcard import load_model
-from trainer.outputs.segmentation import Algorithm, write_segmentation
+from trainer.outputs.segmentation import Algorithm, _likeliest, write_segmentation
 from trainer.pixels.grid import Grid
 from trainer.predict import predict
 from trainer.segmentation import dice_metrics, predict_volume, prepare_volume
@@ -138,6 +138,12 @@ def test_segmentations_are_written_where_the_voxels_are_and_are_valid(tmp_path: 
     assert seg.StudyInstanceUID == sources[0].StudyInstanceUID and len(seg.SOPInstanceUID) <= 64
     again = write_segmentation(tmp_path / "b", sources, volume.stack, probabilities, CLASSES, algorithm, kind)
     assert again.name == path.name
+
+
+def test_the_likeliest_class_is_that_of_argmax_and_the_first_of_equals() -> None:
+    probabilities = np.random.default_rng(0).integers(0, 4, (5, 3, 20, 30)).astype(np.float32) / 4  # many equals
+    assert np.array_equal(_likeliest(probabilities), probabilities.argmax(0))
+    assert (_likeliest(np.full((3, 2, 4, 4), np.nan, np.float32)) == 0).all()
 
 
 def dciodvfy() -> str | None:

@@ -95,10 +95,22 @@ def _save(seg: Any, folder: Path) -> Path:
 def _encode(probabilities: np.ndarray, kind: str) -> tuple[np.ndarray, dict[str, Any]]:
     """Pixels as highdicom wants them, and the transfer syntax that it takes for them (no RLE for BINARY)."""
     if kind == "fractional":
-        spread = np.ascontiguousarray(np.moveaxis(probabilities[1:], 0, -1), np.float32)
-        return np.clip(spread, 0, 1), {"fractional_type": "PROBABILITY", "transfer_syntax_uid": _RLE}
-    chosen = probabilities.argmax(0).astype(np.uint8)
-    return chosen, {"transfer_syntax_uid": _RLE if kind == "labelmap" else _NATIVE}
+        spread = np.empty((*probabilities.shape[1:], len(probabilities) - 1), np.float32)
+        for number, one in enumerate(probabilities[1:]):
+            np.clip(one, 0, 1, out=spread[..., number])
+        return spread, {"fractional_type": "PROBABILITY", "transfer_syntax_uid": _RLE}
+    return _likeliest(probabilities), {"transfer_syntax_uid": _RLE if kind == "labelmap" else _NATIVE}
+
+
+def _likeliest(probabilities: np.ndarray) -> np.ndarray:
+    """uint8 [slices, H, W]: `argmax(0)`, the first of equals, plane by plane because numpy's own is slow over the first axis."""
+    chosen = np.zeros(probabilities.shape[1:], np.uint8)
+    for plane, labels in enumerate(chosen):  # by planes, which stay in the processor's cache
+        best = probabilities[0, plane].copy()
+        for number in range(1, len(probabilities)):
+            np.copyto(labels, np.uint8(number), where=probabilities[number, plane] > best)
+            np.maximum(best, probabilities[number, plane], out=best)
+    return chosen
 
 
 def _order(sources: Sequence[Any], where: Stack) -> list[Any]:
