@@ -231,6 +231,15 @@ def test_scaffold_moves_each_step_by_what_the_site_drifts_from_all(optimizer: st
     assert np.allclose(moved - plain, -0.01 * (whole - own), atol=1e-6)
 
 
+def test_scaffold_does_not_correct_a_step_that_was_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when a gradient overflowed in half precision: the weights stay where they were."""
+    monkeypatch.setattr(Precision, "step", lambda precision, optimizer: False)
+    local = LocalSpec(steps=1, batch=32, algorithm="scaffold", optimizer="sgd", lr=0.01, augment="none")
+    start = networks.initial_weights("small_resnet", ARGS, 0)["head.weight"]
+    control = Scaffold({"global.head.weight": np.full(start.shape, 0.5, np.float32)})
+    assert np.array_equal(fit(blobs(32), local, algorithm=control)[0]["head.weight"], start)
+
+
 def test_norm_statistics_are_re_estimated_and_weights_left() -> None:
     model = networks.build("small_resnet", ARGS)
     before = weights.from_module(model)
