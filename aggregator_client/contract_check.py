@@ -6,9 +6,11 @@ Everything here is of the de-identified side: studies are named by pseudonym and
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from aggregator_client.contract import Readiness, cohort_of, measured_here, readiness
 from dicom_node.config import NodeConfig
@@ -101,6 +103,23 @@ def _reasons(left_out: Iterable[LeftOut]) -> list[Reason]:
         for why, those in found.items()
     ]
     return sorted(told, key=lambda reason: (-len(reason.studies), reason.why))
+
+
+def landmarks(checked: Checked, least: int) -> dict[str, list[float]] | None:
+    """Mean over passing patients of their studies' mean landmarks, by "all" and "above_mean"; None with fewer than `least`."""
+    own: dict[str, list[StudyFacts]] = {}
+    for entry in checked.cohort.entries:
+        facts = checked.facts[entry.study.study_uid]
+        if facts.landmarks:
+            own.setdefault(entry.study.patient, []).append(facts)
+    if not own or len(own) < least:
+        return None
+
+    def mean(of: Callable[[StudyFacts], tuple[float, ...]]) -> list[float]:
+        patients = [np.array([of(facts) for facts in studies]).mean(axis=0) for studies in own.values()]
+        return [round(float(value), 3) for value in np.array(patients).mean(axis=0)]
+
+    return {"all": mean(lambda facts: facts.landmarks), "above_mean": mean(lambda facts: facts.landmarks_above_mean)}
 
 
 def examples(checked: Checked) -> Sequence[tuple[str, CohortEntry]]:

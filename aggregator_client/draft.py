@@ -22,6 +22,7 @@ name = "classification"
 label = "finding"        # the study label that is learned
 classes = ["normal", "bacterial", "viral"]
 size = 64                # images are resized to size x size
+# harmonise.at = [0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1]  # where histogram landmarks go; docs/trainer.md
 
 [cohort]                 # which studies are asked for; [] means any
 modalities = ["DX", "CR"]

@@ -112,6 +112,11 @@ def _computed(draft: ProjectDraft) -> list[str]:
             f"Up to {draft.rounds} rounds; in each, {amount} over your training images, then one evaluation on your"
             " validation images."
         ),
+        *(
+            ["Each image's brightness is first brought to one histogram, which this file gives."]
+            if draft.task.harmonise
+            else []
+        ),
         *_run(draft),
         "No program code comes from the coordinator; only settings of what is installed here.",
     ]

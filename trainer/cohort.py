@@ -66,7 +66,7 @@ def load_cohort(spec: JobSpec, threads: int = 1, progress: Callable[[int, int], 
 def _load_source(spec: JobSpec, source: Source, threads: int, progress: Callable[[int, int], None] | None) -> Loaded:
     index = {name: i for i, name in enumerate(spec.task.classes)}
     slices = spec.task.slices
-    preparation = Preparation(size=spec.task.size, extra=f"slices{slices}" if slices > 1 else "")
+    preparation = Preparation.of(spec.task, f"slices{slices}" if slices > 1 else "")
     cache = TensorCache(spec.cache, preparation, channels=slices)
     entries, failures = entries_of(spec, source, cache)
     wanted: list[Wanted] = []

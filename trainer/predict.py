@@ -108,7 +108,7 @@ def _segment(
 def _classify(model: LoadedModel, uid: str, files: list[Path], device: torch.device | str) -> list[dict[str, Any]]:
     """Probabilities of each image, or for a 2.5D task of the series as a whole."""
     task = model.card.task
-    preparation = Preparation(size=task.size)
+    preparation = Preparation.of(task)
     if task.slices > 1:
         return [
             {"series": uid, "probabilities": _shares(model, prepare_series(files, preparation, task.slices), device)}

@@ -22,6 +22,7 @@ from trainer.cohort import Loaded, entries_of, study_facts
 from trainer.errors import CohortError, LabelError, PixelError
 from trainer.evaluation.segmentation import dice_metrics
 from trainer.geometry import from_canonical, stack, to_canonical
+from trainer.harmonise.landmarks import harmonised
 from trainer.labels.contours import RTSTRUCT, read_contours
 from trainer.labels.segmentation import LABELMAP, SEGMENTATION, read_segmentation
 from trainer.local.data import Samples, Slices
@@ -40,6 +41,8 @@ def prepare_volume(volume: Volume, task: TaskSpec, mask: np.ndarray | None = Non
     """float32 [slices, 1 or 2, size, size]: the z-scored image and, when given, the class index of each pixel."""
     affine = volume.stack.affine
     values, moved = to_canonical(volume.values, affine)
+    if scale := task.harmonise:
+        values = harmonised(values, scale.at, scale.above_mean)
     values = (values - values.mean()) / max(float(values.std()), 1e-6)
     spacing = _in_plane(moved)
     grid = Grid(task.size, task.spacing)
@@ -74,7 +77,7 @@ def predict_volume(
 def load_source(spec: JobSpec, source: Source, threads: int, progress: Progress | None) -> Loaded:
     """Slices by partition from one de-identified side; a study whose labels cannot be trusted is set aside by its UID."""
     settings = f"{spec.task.classes}{spec.task.spacing}"
-    preparation = Preparation(size=spec.task.size, extra="segmentation" + settings)
+    preparation = Preparation.of(spec.task, "segmentation" + settings)
     cache = TensorCache(spec.cache, preparation, channels=2)
     entries, failures = entries_of(spec, source, cache)
     wanted: list[Wanted] = []

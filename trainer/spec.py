@@ -14,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from trainer.errors import SpecError
 
+LANDMARKS = 11  # len(trainer.harmonise.landmarks.PERCENTILES), without numpy
+
 
 class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -26,6 +28,25 @@ class NetworkSpec(_Strict):
     args: dict[str, Any] = Field(default_factory=dict)
 
 
+class LandmarkScale(_Strict):
+    """Where histogram landmarks go (trainer.harmonise): the same scale at every hospital and in every prediction.
+
+    at: 11 ascending numbers for the 1st, 10th, 20th … 90th and 99th percentile. above_mean: percentiles of the values above an
+    image's mean, which leaves air out, in place of all its values.
+    """
+
+    at: tuple[float, ...]
+    above_mean: bool = False
+
+    @field_validator("at")
+    @classmethod
+    def _ascending(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        rising = all(math.isfinite(number) for number in value) and list(value) == sorted(set(value))
+        if len(value) != LANDMARKS or not rising:
+            raise ValueError(f"must be {LANDMARKS} numbers, each above the one before")
+        return value
+
+
 class TaskSpec(_Strict):
     """What is learned, and on which grid.
 
@@ -36,6 +57,7 @@ class TaskSpec(_Strict):
     voxels (towards superior, posterior, left) a volume and epoch; inference slides that window over the volume.
     With multilabel a study's label names any number of the classes, joined by ";", or "none".
     With slices > 1 a classification sample is a whole series: that many planes, evenly spread over it, as channels (2.5D).
+    With harmonise each image (2.5D, segmentation: the series as a whole) has its histogram landmarks moved before it is z-scored.
     """
 
     name: Literal["classification", "segmentation"] = "classification"
@@ -48,6 +70,7 @@ class TaskSpec(_Strict):
     patches: int = Field(default=4, ge=1, le=1024)
     slices: int = Field(default=1, ge=1, le=64)
     multilabel: bool = False
+    harmonise: LandmarkScale | None = None
 
     @model_validator(mode="after")
     def _one_kind(self) -> TaskSpec:

@@ -21,6 +21,7 @@ from dicom_node.records import PARTITIONS, CohortEntry, InstanceRecord
 from trainer.cohort import Loaded, entries_of
 from trainer.errors import CohortError, LabelError
 from trainer.geometry import from_canonical, to_canonical
+from trainer.harmonise.landmarks import harmonised
 from trainer.local.data import Samples
 from trainer.local.patches import Patches
 from trainer.pixels.cache import Wanted
@@ -36,6 +37,8 @@ _WINDOWS = 4  # patches through the network at once
 def prepare_whole(volume: Volume, task: TaskSpec, mask: np.ndarray | None = None) -> np.ndarray:
     """float32 [1 or 2, D, H, W]: the z-scored image and, when given, the class index of each voxel."""
     values, moved = to_canonical(volume.values, volume.stack.affine, whole=True)
+    if scale := task.harmonise:
+        values = harmonised(values, scale.at, scale.above_mean)
     values = (values - values.mean()) / max(float(values.std()), 1e-6)
     shape = _resampled(values.shape, moved, task)
     image = _resize(torch.from_numpy(values)[None], shape, "trilinear")
@@ -87,7 +90,7 @@ def predict_volume(model: nn.Module, volume: Volume, task: TaskSpec, device: tor
 def load_source(spec: JobSpec, source: Source, threads: int, progress: Callable[[int, int], None] | None) -> Loaded:
     """Volumes by partition from one de-identified side; a study whose labels cannot be trusted is set aside by its UID."""
     task = spec.task
-    preparation = Preparation(size=task.size, extra=f"volumes{task.classes}{task.spacing}")
+    preparation = Preparation.of(task, f"volumes{task.classes}{task.spacing}")
     cache = VolumeCache(spec.cache, preparation.digest)
     entries, failures = entries_of(spec, source, cache)
     wanted: list[Wanted] = []

@@ -134,9 +134,11 @@ def check(
 ) -> None:
     """Tell how many patients here pass the project's data contract and why the others fail; with --out in pictures."""
     from aggregator_client.contract_check import check as check_contract
+    from aggregator_client.contract_check import landmarks
     from aggregator_client.contract_page import page
     from aggregator_client.invitations import write_file
     from aggregator_client.project import read_draft
+    from trainer.evaluation.subgroups import SMALLEST_CELL
 
     node = find_config(config)
     draft = read_draft(Path(project)) if project.endswith(".toml") else resolve(project, node).document
@@ -152,6 +154,7 @@ def check(
         "failing": len(found.failing),
         "reasons": [asdict(reason) for reason in found.reasons],
         **asdict(found.readiness),
+        "landmarks": landmarks(found, max(SMALLEST_CELL, draft.cohort_rule.min_patients)),
         "page": None if file is None else str(file),
     }
     if as_json:

@@ -141,7 +141,7 @@ class Reference:
         images = []
         for uid in merged:
             frames = read_frames(files[uid], uid).values
-            images.append(prepare_frame(frames[len(frames) // 2], Preparation(size=document.task.size)))
+            images.append(prepare_frame(frames[len(frames) // 2], Preparation.of(document.task)))
         targets = np.concatenate([merged[uid] for uid in merged])
         student = train_student(
             document.network, np.stack(images), targets, document.local, strategy.distil, document.seed

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from aggregator_client.cli.project import app
 from aggregator_client.contract import at_hospital, require_ready
+from aggregator_client.contract_check import check, landmarks
 from aggregator_client.errors import RefusedError
 from aggregator_client.project import ProjectDraft
 from aggregator_client.sheet import plain_words
@@ -28,7 +29,7 @@ from tests.aggregator_client.test_contract import DRAFT
 from trainer.cohort import load_cohort
 from trainer.contract import failure
 from trainer.measured import MeasuredStudies, StudyFacts
-from trainer.spec import JobSpec, StudyContract
+from trainer.spec import JobSpec, LandmarkScale, StudyContract
 
 from side import CLASSES, Side, disc  # isort: skip
 
@@ -105,6 +106,7 @@ def test_the_check_tells_and_shows_who_passes_and_why_others_fail(config: NodeCo
     assert (facts["passing"], facts["failing"]) == (4, 5)
     by_reason = {one["why"]: (one["studies"], one["patients"]) for one in facts["reasons"]}
     assert by_reason["pixel spacing is outside 0.2 to 1 mm"] == (["2.25.50"], ["patient5"])
+    assert facts["landmarks"] is None  # of four patients only
     html = Path(facts["page"]).read_text()
     assert html.count("<figure>") == 5 and html.count("data:image/png;base64,") >= 7  # and plots; none of who opted out
     shown = re.search("<h2>One study of each</h2>(.*)</div>", html, re.DOTALL)
@@ -112,6 +114,18 @@ def test_the_check_tells_and_shows_who_passes_and_why_others_fail(config: NodeCo
     assert not re.search(r"(src|href)='?\"?https?:|<script", html)
     told = CliRunner().invoke(app, argv)
     assert told.exit_code == 0 and "4 of 9 patients pass" in told.stdout and "no label 'finding'" in told.stdout
+
+
+def test_mean_landmarks_are_told_of_enough_patients_and_only_of_those_that_pass(config: NodeConfig) -> None:
+    found = check(config, draft(**CONTRACT))
+    assert landmarks(found, 5) is None
+    told = landmarks(found, 4)
+    assert told is not None and set(told) == {"all", "above_mean"}
+    passing = [found.facts[entry.study.study_uid] for entry in found.cohort.entries]
+    assert len(passing) == 4 < len(found.facts)
+    assert np.allclose(told["all"], np.mean([one.landmarks for one in passing], axis=0), atol=6e-4)
+    assert np.allclose(told["above_mean"], np.mean([one.landmarks_above_mean for one in passing], axis=0), atol=6e-4)
+    assert (told["all"][0], told["all"][-1]) == (0, 1) and told["all"] == sorted(told["all"])
 
 
 def test_each_clause_judges_the_edges_of_its_range() -> None:
@@ -137,6 +151,13 @@ def test_the_sheet_tells_each_clause() -> None:
     told = plain_words(draft(**CONTRACT, min_slices=8, slice_mm=[1, 5]))
     assert "at least 8 slices" in told and "0.2 to 1 mm apart" in told and "between 0 and 2000" in told
     assert "slices 1 to 5 mm apart" in " ".join(told.split())
+
+
+def test_the_sheet_tells_of_harmonisation() -> None:
+    asked = draft()
+    scale = LandmarkScale(at=tuple(float(k) for k in range(11)))
+    moved = asked.model_copy(update={"task": asked.task.model_copy(update={"harmonise": scale})})
+    assert "histogram" in plain_words(moved) and "histogram" not in plain_words(asked)
 
 
 def test_a_changed_file_is_measured_again_and_a_withdrawn_study_forgotten(config: NodeConfig, tmp_path: Path) -> None:

@@ -1,1 +1,1 @@
-"""What hospitals' images have to be compared by: landmarks of their histograms."""
+"""Harmonisation of image intensities over hospitals by landmarks of their histograms."""

@@ -14,6 +14,9 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from trainer.harmonise.landmarks import harmonised
+from trainer.spec import TaskSpec
+
 VERSION = 2  # raise when the same settings give other pixels, so that no cache outlives its code
 
 
@@ -24,7 +27,20 @@ class Preparation:
     size: int = 64
     normalise: Literal["zscore", "none"] = "zscore"
     square: bool = True
+    landmarks: tuple[float, ...] = ()  # trainer.spec.LandmarkScale
+    above_mean: bool = False
     extra: str = ""  # what else decides a prepared array (a segmentation's classes and spacing)
+
+    @classmethod
+    def of(cls, task: TaskSpec, extra: str = "") -> Preparation:
+        """What a task asks for."""
+        scale = task.harmonise
+        return cls(
+            size=task.size,
+            extra=extra,
+            landmarks=scale.at if scale else (),
+            above_mean=scale is not None and scale.above_mean,
+        )
 
     @property
     def digest(self) -> str:
@@ -36,6 +52,7 @@ class Preparation:
 def prepare_frame(frame: np.ndarray, preparation: Preparation) -> np.ndarray:
     """float32 [H, W] → float32 [1, size, size]. A frame without contrast becomes zeros, never NaN."""
     frame = reduce(np.asarray(frame, dtype=np.float32), preparation.size)
+    frame = harmonised(frame, preparation.landmarks, preparation.above_mean)
     image = torch.from_numpy(np.ascontiguousarray(frame))[None, None]
     if preparation.square:
         image = _pad_square(image)

@@ -10,12 +10,13 @@ import numpy as np
 
 from trainer.errors import PixelError
 from trainer.geometry import to_canonical
+from trainer.harmonise.landmarks import harmonised
 from trainer.pixels.prepare import Preparation, prepare_frame
 from trainer.volumes import read_volume
 
 
 def prepare_series(paths: Sequence[Path], preparation: Preparation, slices: int) -> np.ndarray:
-    """float32 [slices, size, size], z-scored together so that planes keep their brightness to each other.
+    """float32 [slices, size, size], harmonised and z-scored together so that planes keep their brightness to each other.
 
     Errors: PixelError when the series is no volume or has fewer planes than asked for.
     """
@@ -23,6 +24,7 @@ def prepare_series(paths: Sequence[Path], preparation: Preparation, slices: int)
     if len(values) < slices:
         raise PixelError(f"a series has {len(values)} planes and the task needs {slices}; exclude it or ask for fewer")
     chosen = np.linspace(0, len(values) - 1, slices).round().astype(int)
-    plain = replace(preparation, normalise="none")
+    values = harmonised(values, preparation.landmarks, preparation.above_mean)
+    plain = replace(preparation, normalise="none", landmarks=())
     stacked = np.concatenate([prepare_frame(values[k], plain) for k in chosen])
     return np.asarray((stacked - stacked.mean()) / max(float(stacked.std()), 1e-6), np.float32)
