@@ -46,7 +46,7 @@ def readiness(draft: ProjectDraft, cohort: Cohort) -> Readiness:
         faults.append(f"{patients} patients qualify and the project asks for {draft.cohort.min_patients}.")
     if parts["train"] < contract.min_train_images:
         faults.append(f"{parts['train']} training images qualify and the project asks for {contract.min_train_images}.")
-    if len(classes) < contract.min_classes:
+    if draft.task.name == "classification" and len(classes) < contract.min_classes:  # a mask's classes are not counted
         faults.append(f"{len(classes)} classes occur here and the project asks for {contract.min_classes}.")
     if unlabelled > contract.max_unlabelled_share:
         faults.append(

@@ -5,6 +5,7 @@ Everything here is of the de-identified side: studies are named by pseudonym and
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -77,10 +78,13 @@ def _with_masks(config: NodeConfig, draft: ProjectDraft, cohort: Cohort) -> Coho
 
 
 def _impersonal(sentence: str, entry: CohortEntry) -> str:
-    """The sentence without UIDs, so that equal faults count together."""
-    for uid in sorted({entry.study.study_uid, *(one.sop_uid for one in entry.instances)}, key=len, reverse=True):
-        sentence = sentence.replace(f" {uid}", "")
-    return sentence
+    """The sentence without UIDs and names of files, so that equal faults count together."""
+    named = {entry.study.study_uid}
+    for one in entry.instances:
+        named |= {one.sop_uid, one.path.rsplit("/", 1)[-1]}
+    for name in sorted(named, key=len, reverse=True):
+        sentence = re.sub(rf"(^| ){re.escape(name)}(?![\w.])", "", sentence)
+    return sentence.strip()
 
 
 def _entry(one: LeftOut) -> CohortEntry:

@@ -215,7 +215,7 @@ class ProjectDraft(_Part):
 
     @model_validator(mode="after")
     def _one_label(self) -> Self:
-        if not self.task.label:
+        if not self.task.label and self.task.name == "classification":
             raise ValueError("task.label must name the study label that is learned")
         if self.cohort.label and self.cohort.label != self.task.label:
             raise ValueError("cohort.label must be the same as task.label (or be left out)")
@@ -304,7 +304,9 @@ class ProjectDraft(_Part):
     @property
     def cohort_rule(self) -> CohortRule:
         """The cohort rule with the task's label and classes filled in: what `Catalogue.cohort` is asked."""
-        classes = () if self.task.multilabel else tuple(self.task.classes)  # a multi-label value names several
+        # a multi-label value names several classes; a segmentation's classes are its masks'
+        free = self.task.multilabel or self.task.name == "segmentation"
+        classes = () if free else tuple(self.task.classes)
         return self.cohort.model_copy(update={"label": self.task.label, "classes": classes})
 
 

@@ -59,7 +59,7 @@ def _patients(draft: ProjectDraft) -> list[str]:
     wanted = [
         f"Modalities: {_any(rule.modalities)}; body parts: {_any(rule.body_parts)}; views: {_any(rule.views)}.",
         f"Age: {_ages(rule.min_age_years, rule.max_age_years)}.",
-        f"Studies with the label {draft.task.label!r} being one of {', '.join(draft.task.classes)}.",
+        _labels(draft),
         (
             f"At least {rule.min_patients} patients and {draft.contract.min_train_images} training images, or your hospital"
             " sits the project out."
@@ -74,6 +74,15 @@ def _patients(draft: ProjectDraft) -> list[str]:
     if draft.contract.min_classes > 1:
         wanted.append(f"At least {draft.contract.min_classes} of the {len(draft.task.classes)} classes in your data.")
     return wanted
+
+
+def _labels(draft: ProjectDraft) -> str:
+    """What the task learns from: a study's label, or the masks in a study."""
+    task = draft.task
+    if task.name == "classification":
+        return f"Studies with the label {task.label!r} being one of {', '.join(task.classes)}."
+    labelled = f" and the label {task.label!r}" if task.label else ""
+    return f"Studies with a segmentation or contours of {', '.join(task.classes[1:])}{labelled}."
 
 
 def _each_study(draft: ProjectDraft) -> list[str]:
