@@ -19,6 +19,8 @@ from dicom_node.config import NodeConfig
 from trainer.spec import JobSpec
 
 KIND = "attack.run"
+TARGETS, STEPS = 16, 200
+"""An attack with fewer images (where the site has them) or shorter searches is recorded and does not satisfy a bound."""
 
 
 def run(
@@ -78,6 +80,10 @@ def fault(config: NodeConfig, audit: AuditLog, digest: str) -> str:
     last = mine[-1].facts
     if not last["calibrated"]:
         return "the last attack failed on bare gradients too, so it says nothing of the defence"
+    if last["steps"] < STEPS or last["plain"]["targets"] < min(TARGETS, last["plain"]["candidates"]):
+        return (
+            f"the last attack was too small to count: at least {TARGETS} images (--targets) and {STEPS} steps (--steps)"
+        )
     if last["leaves"]["share"] > bound:
         return f"the last attack told {last['leaves']['share']:.0%} of the images apart and {bound:.0%} is allowed"
     return ""

@@ -8,6 +8,7 @@ import stat
 import matplotlib.image
 import pytest
 
+from aggregator_client import attack as trial
 from dicom_node.audit import AuditLog
 from dicom_node.cli import run
 from dicom_node.config import load_config
@@ -51,10 +52,16 @@ def attack(desk, *words):
     return run([*given, *words])
 
 
-def test_updates_are_held_back_until_an_attack_stayed_under_the_bound(desk, capsys):
+def test_updates_are_held_back_until_an_attack_stayed_under_the_bound(desk, capsys, monkeypatch):
     one = desk(0.34, privacy=NOISY)
+    assert attack(one) == 5
+    assert "too small to count: at least 16 images" in capsys.readouterr().err
+    monkeypatch.setattr(trial, "STEPS", 2)
+    assert attack(one) == 5  # six of its images are too few as well
+    capsys.readouterr()
     refused(one.ask(1), "sends no update before an attack")
     assert not list(one.audit.records("round.budget"))  # it is refused before anything is spent
+    monkeypatch.setattr(trial, "TARGETS", 6)
     assert attack(one, "--json") == 0
     told = json.loads(capsys.readouterr().out)
     assert told["plain"]["matched"] == 6 and told["calibrated"] and told["held_back"] == ""
@@ -62,7 +69,9 @@ def test_updates_are_held_back_until_an_attack_stayed_under_the_bound(desk, caps
     assert one.ask(1).header["kind"] == "update"
 
 
-def test_an_open_project_stays_held_back_and_the_refusal_names_no_figure(desk, capsys):
+def test_an_open_project_stays_held_back_and_the_refusal_names_no_figure(desk, capsys, monkeypatch):
+    monkeypatch.setattr(trial, "STEPS", 2)
+    monkeypatch.setattr(trial, "TARGETS", 6)
     one = desk(0.0)
     assert attack(one) == 5
     told = capsys.readouterr()
