@@ -39,15 +39,20 @@ class Pacs:
 
     def ask(self, port: int, references: list[tuple[str, str]], answer: int | None = None) -> str:
         """N-ACTION, and hang up at once; with `answer` the report on this association is answered with that status."""
-        seen: list[int] = []
+        answered: list[str] = []
 
         def report(event: evt.Event) -> tuple[int, None]:
-            seen.append(event.event_type)
             return (0x0110 if answer is None else answer), None
+
+        def sent(event: evt.Event) -> None:
+            if type(event.message).__name__ == "N_EVENT_REPORT_RSP":  # released before, the report would be owed still
+                answered.append(type(event.message).__name__)
 
         ae = AE("PACS")
         ae.add_requested_context(StorageCommitmentPushModel)
-        association = ae.associate("127.0.0.1", port, evt_handlers=[(evt.EVT_N_EVENT_REPORT, report)])
+        association = ae.associate(
+            "127.0.0.1", port, evt_handlers=[(evt.EVT_N_EVENT_REPORT, report), (evt.EVT_DIMSE_SENT, sent)]
+        )
         request = Dataset()
         request.TransactionUID = generate_uid()
         request.ReferencedSOPSequence = [Dataset() for _ in references]
@@ -58,7 +63,7 @@ class Pacs:
         )
         assert status.Status == 0
         if answer is not None:
-            until(lambda: bool(seen))
+            until(lambda: bool(answered))
             association.release()
         else:
             association.abort()
