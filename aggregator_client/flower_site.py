@@ -30,6 +30,7 @@ from flwr.proto.fleet_pb2 import (
     ActivateNodeRequest,
     DeactivateNodeRequest,
     PullMessagesRequest,
+    PullMessagesResponse,
     PushMessagesRequest,
 )
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
@@ -136,21 +137,33 @@ class FlowerLink:
         for path in sorted(self._inbox.glob("*.message"), key=lambda p: p.stat().st_mtime_ns):
             return Delivery(path.stem, path.read_bytes())
         with self._reaching():
-            answer = self._client.PullMessages(PullMessagesRequest(node=self._connect()))
+            answer = self._pull(self._connect())
             if not answer.messages_list:
                 self._stop.wait(timeout)
                 return None
             return self._take(answer.messages_list[0], answer.message_object_trees[0])
 
+    def _pull(self, node: Node) -> PullMessagesResponse:
+        """What the coordinator has for us. It counts a message as delivered when it is asked for, not when it arrives."""
+        try:
+            return self._client.PullMessages(PullMessagesRequest(node=node))
+        except (httpx.ConnectError, httpx.ConnectTimeout):
+            raise  # it was not asked
+        except httpx.TransportError:
+            self._node = (
+                None  # an answer may be lost; signing in again makes the coordinator send what we have not answered
+            )
+            raise
+
     def _take(self, proto: MessageProto, tree: Any) -> Delivery | None:
         """Fetch a message's pieces, put it on disk and only then confirm it."""
         head = message_from_proto(proto)
         run_id, node = head.metadata.run_id, self._connect()
-        if self._bundle(run_id) != app_bundle_hash():
-            log.error("a run with another app bundle than the installed package's was refused")
-            return None
         ids = [piece.object_id for piece in iterate_object_tree(tree)]
         try:
+            if self._bundle(run_id) != app_bundle_hash():
+                log.error("a run with another app bundle than the installed package's was refused")
+                return None
             pull = make_pull_object_fn_protobuf(self._retried(self._client.PullObject), node, run_id)
             pieces = pull_objects(ids, pull)
             payload = _payload(inflate_object_from_contents(head.metadata.message_id, pieces))

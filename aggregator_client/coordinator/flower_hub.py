@@ -161,6 +161,8 @@ class FlowerHub:
     def _serve(self, app: Any, tls: Tls) -> None:
         secret = self._secret.encode()
         common: dict[str, Any] = {"log_config": None, "access_log": False, "ws": "none", "timeout_graceful_shutdown": 2}
+        # A client gives an idle connection up after 5 s: were that our limit too, a heartbeat could meet the close halfway.
+        common["timeout_keep_alive"] = 30
         fleet = uvicorn.Config(
             only(self._turned_away.watching(app), lambda scope: scope["path"].startswith("/v1/fleet/")),
             ssl_certfile=str(tls.certificate),

@@ -99,6 +99,34 @@ def test_a_site_killed_before_its_answer_gets_the_message_again(wire):
     assert second.next(0.1) is None
 
 
+@pytest.mark.parametrize("call", ["PullMessages", "GetRun"])
+def test_a_line_cut_while_a_message_is_fetched_loses_none(flower, monkeypatch, call):
+    """The coordinator counts it as delivered; the site signs in again, upon which a round sends it again (test_rounds)."""
+    flower.enrol("north")
+    flower.hub.start_run()
+    link = signed_in(flower, "north")
+    flower.hub.send("north", b"question")
+    sent, whole = time.time(), getattr(link._client, call)
+
+    def cut(request):
+        whole(request)
+        monkeypatch.setattr(link._client, call, whole)
+        raise httpx.ReadError("the line was cut")
+
+    monkeypatch.setattr(link._client, call, cut)
+    end = soon()
+    while getattr(link._client, call) is cut:
+        assert time.monotonic() < end
+        try:
+            assert link.next(0.05) is None
+        except UnreachableError:
+            assert call == "PullMessages"
+    assert link.next(0.05) is None
+    assert flower.hub.sites()[0].activated_at > sent
+    flower.hub.send("north", b"question")
+    assert delivery(link).payload == b"question"
+
+
 def test_sites_are_named_and_known_to_be_there_or_not(wire):
     wire.enrol("north")
     wire.enrol("south")

@@ -43,12 +43,12 @@ class Network:
     def address(number: int) -> str:
         return f"10.213.77.{number + 1}"
 
-    def worsen(self, delay_ms: float = 40, jitter_ms: float = 10, loss: float = 0.05, own: bool = True) -> None:
-        """Delay and loss on every hospital's line: by netem, or where the kernel has none by a line of our own if `own`."""
+    def worsen(self, delay_ms: float = 40, jitter_ms: float = 10, loss: float = 0.05) -> None:
+        """Delay and loss on every hospital's line: by netem, or where the kernel has none by a line of our own."""
         for number, space in list(enumerate(self.machines.values()))[1:]:
             netem = ["netem", "delay", f"{delay_ms}ms", f"{jitter_ms}ms", "loss", f"{loss:.0%}"]
             argv = ["tc", "-n", space, "qdisc", "add", "dev", "line", "root", *netem]
-            if subprocess.run(argv, capture_output=True, timeout=30).returncode and own:
+            if subprocess.run(argv, capture_output=True, timeout=30).returncode:
                 self._replace(number, space, [str(loss), str(delay_ms), str(jitter_ms)])
 
     def _replace(self, number: int, space: str, how: list[str]) -> None:

@@ -57,7 +57,7 @@ class World:
         self.config = settings.create(root / "coordinator", name="University", host=network.address(0), port=9443)
         self.hospitals = [hospital.hospital(root / n, n, self.config, 30, seed) for seed, n in enumerate(SITES)]
         self.project = hospital.project(
-            self.config, min_sites=4, local={"epochs": 1, "batch": 12, "lr": 3e-3}, rounds=2, deadline_s=180.0
+            self.config, min_sites=4, local={"epochs": 1, "batch": 12, "lr": 3e-3}, rounds=2
         )
         self.file = root / "project.json"
         self.file.write_bytes(self.project.file_bytes())
@@ -88,8 +88,7 @@ class World:
 
 
 def test_four_hospitals_on_bad_lines_finish_every_round(tmp_path: Path, network: Network) -> None:
-    # Our own line stands in for netem in test_bad_line alone: four of them and a cut once kept a hospital away for three minutes.
-    network.worsen(own=False)
+    network.worsen()
     world = World(tmp_path, network)
     try:
         for one in world.hospitals:
