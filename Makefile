@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-DEBIAN := orthanc orthanc-python orthanc-dicomweb dcmtk chromium
+DEBIAN := orthanc orthanc-python orthanc-dicomweb dcmtk chromium softhsm2 opensc
 
 .PHONY: demo test check bench docs reference bundle clean
 .DEFAULT_GOAL := help

@@ -108,6 +108,7 @@ def _spec(config: NodeConfig, document: ProjectDocument, folder: Path) -> JobSpe
         network=document.network,
         task=document.task,
         cohort=document.cohort_rule.model_dump(mode="json"),
+        contract=document.contract.of_study,
         split_salt=document.split.salt,
         local=document.local,
         seed=document.seed,
