@@ -6,6 +6,7 @@ import importlib
 import inspect
 import os
 import sys
+from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -30,20 +31,16 @@ HELP = {
 }
 
 
-EXTENDED_BY = {"audit": ("aggregator_client.cli.attack:attack",)}
-"""Commands that rooms further right add to a group of a room to their left; by name, for nothing here knows them."""
-
-
 class Commands(click.Group):
     """The top level, loading a room only when one of its commands is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        found = _entries()
-        return [name for name in HELP if name in found] + sorted(found.keys() - HELP.keys())
+        found = {name for name in _entries() if "." not in name}
+        return [name for name in HELP if name in found] + sorted(found - HELP.keys())
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        entry = _entries().get(name)
-        return None if entry is None else _load(entry)
+        found = _entries()
+        return _load(name, found) if name in found and "." not in name else None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -54,11 +51,12 @@ def _entries() -> dict[str, EntryPoint]:
     return {entry.name: entry for entry in entry_points(group=GROUP)}
 
 
-def _load(entry: EntryPoint) -> click.Command:
-    command = _command(entry.name, entry.value)
-    for value in EXTENDED_BY.get(entry.name, ()):
-        added = _command(value.rpartition(":")[2], value)
-        command.add_command(added)  # type: ignore[attr-defined]
+def _load(name: str, found: Mapping[str, EntryPoint]) -> click.Command:
+    """A command, or a group with what rooms further right add to it: the entry point "audit.attack" is `fedpacs audit attack`."""
+    command = _command(name, found[name].value)
+    for added in sorted(one for one in found if one.startswith(f"{name}.")):
+        child = _command(added.partition(".")[2], found[added].value)
+        command.add_command(child)  # type: ignore[attr-defined]
     _tell_arguments(command)
     return command
 
